@@ -1,0 +1,13 @@
+"""Ratios measured in one run: ours against a literal or plain reference, on the same machine and input."""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One line of the table; times in seconds, ratio as the goal states it."""
+
+    name: str
+    ours: float
+    reference: float
+    ratio: float
+    goal: str

@@ -1,0 +1,1 @@
+"""StoryMem without a host: plain torch, numpy and OpenCV."""

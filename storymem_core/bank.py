@@ -1,0 +1,180 @@
+"""A story's keyframes, and which of them a shot recalls (StoryMem, arXiv 2512.19539, memory update)."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframe:
+    """One remembered picture.
+
+    image: uint8 [H, W, 3], RGB, 0..255. shot: the shot it was taken from, 1 for the first, 0 for a reference.
+    frame: its index in that shot (for a reference, in the batch it came with). embedding: float32 [D] of unit
+    length, made by `embedder`. quality: the score it was kept with, None where none was taken.
+    pinned: recalled for every shot. id: 16 hex digits, a hash of the picture. Arrays are read-only copies.
+    Raises InputError on anything else.
+    """
+
+    image: np.ndarray
+    shot: int
+    frame: int
+    embedding: np.ndarray
+    embedder: str
+    quality: float | None = None
+    label: str = ""
+    pinned: bool = False
+    id: str = field(init=False)
+
+    def __post_init__(self):
+        image, embedding = self.image, self.embedding
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise InputError("image", f"{image.dtype} {list(image.shape)}", "not a picture", "Give uint8 [H, W, 3]")
+        if embedding.dtype != np.float32 or embedding.ndim != 1:
+            value = f"{embedding.dtype} {list(embedding.shape)}"
+            raise InputError("embedding", value, "not one embedding", "Give float32 [D]")
+        length = float(np.linalg.norm(embedding))
+        # written so that NaN fails too
+        if not abs(length - 1) < 1e-3:
+            raise InputError("embedding", f"length {length:g}", "not of unit length", "Normalise it")
+        for name in ("shot", "frame"):
+            if getattr(self, name) < 0:
+                raise InputError(name, getattr(self, name), "negative", "Count shots and frames from 0")
+        if self.quality is not None and not np.isfinite(self.quality):
+            raise InputError("quality", self.quality, "not a number", "Give a finite score or None")
+        for name, array in (("image", image), ("embedding", embedding)):
+            array = np.array(array, order="C")
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        content = hashlib.sha256(repr(self.image.shape).encode())
+        content.update(self.image)
+        object.__setattr__(self, "id", content.hexdigest()[:16])
+
+
+def sliding_window(
+    keyframes: Sequence[Keyframe], capacity: int, sink: int, query: np.ndarray | None
+) -> tuple[Keyframe, ...]:
+    """Pinned keyframes, then the first `sink` ever stored, then the most recent, up to `capacity`."""
+    numbers = range(len(keyframes))
+    by_need = [i for i in numbers if keyframes[i].pinned]
+    by_need += [i for i in numbers[:sink] if not keyframes[i].pinned]
+    by_need += [i for i in reversed(numbers[sink:]) if not keyframes[i].pinned]
+    return tuple(keyframes[i] for i in sorted(by_need[:capacity]))
+
+
+# name -> function(keyframes, capacity, sink, query) giving at most `capacity` keyframes in stored order;
+# query: float32 [D], what the next shot is about, or None.
+POLICIES: dict[str, Callable[..., tuple[Keyframe, ...]]] = {"sliding_window": sliding_window}
+
+
+def _check_settings(capacity: int, sink: int, policy: str) -> None:
+    if capacity < 1:
+        raise InputError("capacity", capacity, "a shot recalls one keyframe or more", "Set at least 1")
+    if sink < 0:
+        raise InputError("sink", sink, "negative", "Set at least 0")
+    if capacity < sink:
+        raise InputError(
+            "capacity",
+            capacity,
+            f"smaller than sink={sink}",
+            "Raise capacity or lower sink",
+        )
+    if policy not in POLICIES:
+        raise InputError("policy", policy, "unknown recall policy", f"Choose one of {', '.join(POLICIES)}")
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """Every keyframe of a story in the order it was stored. Immutable: each operation returns a new bank.
+
+    capacity: most keyframes one shot recalls; sink: how many of the first ever stored are always among them;
+    policy: how to choose the rest (a name in POLICIES); shots: how many shots were absorbed;
+    limit: most keyframes kept. Raises InputError on settings that contradict each other.
+    """
+
+    keyframes: tuple[Keyframe, ...] = ()
+    capacity: int = 10
+    sink: int = 3
+    policy: str = "sliding_window"
+    shots: int = 0
+    limit: int = 256
+
+    def __post_init__(self):
+        object.__setattr__(self, "keyframes", tuple(self.keyframes))
+        _check_settings(self.capacity, self.sink, self.policy)
+        if self.limit < 1:
+            raise InputError("limit", self.limit, "a bank holds one keyframe or more", "Set at least 1")
+        if len(self.keyframes) > self.limit:
+            problem = f"the bank holds {len(self.keyframes)} keyframes"
+            raise InputError("limit", self.limit, problem, "Raise limit or give fewer keyframes")
+        latest = max((keyframe.shot for keyframe in self.keyframes), default=0)
+        if self.shots < latest:
+            raise InputError("shots", self.shots, f"a keyframe is of shot {latest}", f"Set shots to {latest}")
+
+    def recall(
+        self,
+        capacity: int | None = None,
+        sink: int | None = None,
+        policy: str | None = None,
+        query: np.ndarray | None = None,
+    ) -> tuple[Keyframe, ...]:
+        """Keyframes for the next shot, oldest first, at most `capacity`. None takes the bank's own setting.
+
+        query: float32 [D], an embedding of what the shot is about; `sliding_window` ignores it.
+        Raises InputError on contradicting settings, or when more keyframes are pinned than `capacity`.
+        """
+        capacity = self.capacity if capacity is None else capacity
+        sink = self.sink if sink is None else sink
+        policy = self.policy if policy is None else policy
+        _check_settings(capacity, sink, policy)
+        pinned = sum(keyframe.pinned for keyframe in self.keyframes)
+        if pinned > capacity:
+            raise InputError(
+                "capacity",
+                capacity,
+                f"{pinned} reference images are always recalled",
+                f"Raise capacity to {pinned} or more, or give fewer references",
+            )
+        return POLICIES[policy](self.keyframes, capacity, sink, query)
+
+    def with_settings(self, capacity: int, sink: int, policy: str) -> "MemoryBank":
+        """The same keyframes under other recall settings."""
+        return replace(self, capacity=capacity, sink=sink, policy=policy)
+
+    def add_references(self, keyframes: Iterable[Keyframe]) -> "MemoryBank":
+        """Store reference images (MR2V): pinned keyframes of shot 0, behind what is stored already."""
+        keyframes = tuple(keyframes)
+        for keyframe in keyframes:
+            if not keyframe.pinned or keyframe.shot != 0:
+                value = f"shot {keyframe.shot}, pinned {keyframe.pinned}"
+                raise InputError("keyframes", value, "not a reference", "Give pinned keyframes of shot 0")
+        return self._store(keyframes, self.shots)
+
+    def add_shot(self, keyframes: Iterable[Keyframe]) -> "MemoryBank":
+        """Absorb the next shot: its keyframes (maybe none) carry shot number `shots` + 1, in frame order."""
+        keyframes = tuple(keyframes)
+        shot = self.shots + 1
+        for keyframe in keyframes:
+            if keyframe.shot != shot:
+                problem = f"the bank has absorbed {self.shots} shots"
+                raise InputError("shot", keyframe.shot, problem, f"Give keyframes of shot {shot}")
+        return self._store(keyframes, shot)
+
+    def _store(self, new: tuple[Keyframe, ...], shots: int) -> "MemoryBank":
+        """Append `new`; over `limit`, drop the oldest stored keyframes neither pinned nor in the sink."""
+        excess = max(0, len(self.keyframes) + len(new) - self.limit)
+        droppable = [i for i, old in enumerate(self.keyframes) if i >= self.sink and not old.pinned]
+        if len(droppable) < excess:
+            raise InputError(
+                "limit",
+                self.limit,
+                f"no room for {len(new)} more: all stored keyframes but {len(droppable)} are pinned or sink",
+                "Raise limit, lower sink or give fewer references",
+            )
+        dropped = set(droppable[:excess])
+        kept = tuple(old for i, old in enumerate(self.keyframes) if i not in dropped)
+        return replace(self, keyframes=kept + new, shots=shots)

@@ -1,0 +1,122 @@
+"""Builds API-format prompts on the demo models, runs them, and reads back what probes wrote."""
+
+import json
+import uuid
+
+from safetensors.torch import load
+
+from tools.client import Client
+from tools.setup import FOOTAGE_NAME
+
+WIDTH, HEIGHT, LENGTH = 48, 32, 9  # small: the VAE is the slow part
+FRAMES = 3  # latent frames of LENGTH
+HIGH, LOW, T2V = (f"storymem_demo_{name}.safetensors" for name in ("high_noise", "low_noise", "t2v"))
+SIZE = {"width": WIDTH, "height": HEIGHT, "length": LENGTH}
+UNI_PC = {"steps": 4, "cfg": 3.5, "sampler_name": "uni_pc", "scheduler": "simple"}
+ONE_STEP = {"steps": 1, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple"}
+EXTRACTOR = {
+    "threshold": 0.9,
+    "max_keyframes": 3,
+    "quality": "none",
+    "quality_threshold": 15.0,
+    "label": "",
+}
+
+
+class Graph(dict):
+    """A prompt; each method adds a node and returns a link to its first output."""
+
+    def __init__(self, client: Client):
+        super().__init__()
+        self.client = client
+        self.files = []
+
+    def node(self, class_type: str, slot: int = 0, **inputs) -> list:
+        number = str(len(self) + 1)
+        self[number] = {"class_type": class_type, "inputs": inputs}
+        return [number, slot]
+
+    def model(self, name: str = HIGH) -> list:
+        return self.node("UNETLoader", unet_name=name, weight_dtype="default")
+
+    def vae(self) -> list:
+        return self.node("VAELoader", vae_name="storymem_demo_vae.safetensors")
+
+    def prompts(self) -> dict:
+        clip = self.node("StoryMemDemoCLIPLoader", clip_name="storymem_demo_umt5.safetensors")
+        positive = self.node("CLIPTextEncode", clip=clip, text="a red fox in the snow")
+        negative = self.node("CLIPTextEncode", clip=clip, text="blurry")
+        return {"positive": positive, "negative": negative}
+
+    def images(self, seed: int, count: int, height: int = HEIGHT, width: int = WIDTH, nan: bool = False) -> list:
+        return self.node("ProbeImages", seed=seed, count=count, height=height, width=width, nan=nan)
+
+    def bank(self, count: int, seed: int = 7, height: int = HEIGHT, width: int = WIDTH, **settings) -> list:
+        """A bank of `count` seeded pictures; 0 gives an empty one."""
+        settings = {"capacity": 10, "sink": 3, "policy": "sliding_window", **settings}
+        if count:
+            settings["reference_images"] = self.images(seed, count, height, width)
+        return self.node("StoryMemMemoryBank", **settings)
+
+    def transition(self, kind: str, seed: int = 11) -> list:
+        if kind == "cut":
+            return self.node("StoryMemShotTransition", kind=kind)
+        return self.node("StoryMemShotTransition", kind=kind, previous_images=self.images(seed, 6))
+
+    def footage(self, first: int, count: int, height: int = 176, width: int = 320) -> list:
+        """Frames of the real clip."""
+        video = self.node("LoadVideo", file=FOOTAGE_NAME)
+        frames = self.node("GetVideoComponents", video=video)
+        frames = self.node("ImageFromBatch", image=frames, batch_index=first, length=count)
+        scale = {"upscale_method": "area", "crop": "center"}
+        return self.node("ImageScale", image=frames, height=height, width=width, **scale)
+
+    def extractor(self, images: list, bank: list | None = None, **settings) -> list:
+        """A Keyframe Extractor that takes every frame for good enough."""
+        settings = {**EXTRACTOR, **settings} | ({} if bank is None else {"bank": bank})
+        return self.node("StoryMemKeyframeExtractor", images=images, **settings)
+
+    def text(self, value: list) -> str:
+        """Have a STRING shown; returns the number of the node that shows it."""
+        return self.node("PreviewAny", source=value)[0]
+
+    def write(self, value: list) -> str:
+        """Have an IMAGE or LATENT written; `read` gives it after the run."""
+        return self._write("ProbeTensor", value=value)
+
+    def write_conditioning(self, conditioning: list) -> str:
+        return self._write("ProbeConditioning", conditioning=conditioning)
+
+    def write_weights(self, model: list) -> str:
+        return self._write("ProbeWeights", model=model)
+
+    def _write(self, class_type: str, **inputs) -> str:
+        name = f"{uuid.uuid4().hex}.safetensors"
+        self.node(class_type, name=name, **inputs)
+        return name
+
+    def run(self, **kwargs) -> dict:
+        return self.client.run(dict(self), **kwargs)
+
+    def read(self, name: str):
+        return self.read_all(name)["value"]
+
+    def read_all(self, name: str) -> dict:
+        return load(self.client.view(name))
+
+    def read_json(self, name: str):
+        return json.loads(self.client.view(name))
+
+
+def memory_defaults(**changes) -> dict:
+    return {
+        "memory_spacing": 1,
+        "memory_strength": 1.0,
+        "memory_start": 0.0,
+        "memory_end": 1.0,
+        **changes,
+    }
+
+
+def sampler_defaults(**changes) -> dict:
+    return {**SIZE, "seed": 3, **UNI_PC, "shift": 4.0, "boundary": 0.9, **memory_defaults(), **changes}

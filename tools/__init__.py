@@ -1,0 +1,1 @@
+"""Set-up, the embedded demo models, and the headless host."""

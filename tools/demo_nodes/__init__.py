@@ -1,0 +1,58 @@
+"""ComfyUI node for the demo's text encoder; not part of the node pack."""
+
+import json
+
+import comfy.sd
+import comfy.supported_models_base
+import comfy.text_encoders.wan
+import comfy.utils
+import folder_paths
+from comfy_api.latest import ComfyExtension, io
+
+
+class StoryMemDemoCLIPLoader(io.ComfyNode):
+    """Loads the tiny UMT5 of the demo: the host's CLIPLoader knows UMT5 in its full size only."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryMemDemoCLIPLoader",
+            display_name="Demo Text Encoder",
+            category="StoryMem/demo",
+            description="Loads the tiny UMT5 of the StoryMem demo. Use Load CLIP for the real one.",
+            inputs=[
+                io.Combo.Input(
+                    "clip_name",
+                    options=folder_paths.get_filename_list("text_encoders"),
+                    tooltip="The demo's text encoder, whose size is in the file's own metadata.",
+                )
+            ],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, clip_name: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path_or_raise("text_encoders", clip_name)
+        weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
+        size = json.loads((metadata or {}).get("config", "{}")).get("text_encoder")
+        if size is None:
+            raise ValueError(f"clip_name={clip_name!r}: not a demo text encoder. Use Load CLIP.")
+        wan = comfy.text_encoders.wan
+        clip = comfy.sd.CLIP(
+            comfy.supported_models_base.ClipTarget(wan.WanT5Tokenizer, wan.te()),
+            embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            tokenizer_data={"spiece_model": weights.pop("spiece_model")},
+            parameters=comfy.utils.calculate_parameters(weights),
+            state_dict=[weights],
+            model_options={"umt5xxl_model_config": size},
+        )
+        return io.NodeOutput(clip)
+
+
+class DemoExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [StoryMemDemoCLIPLoader]
+
+
+async def comfy_entrypoint() -> DemoExtension:
+    return DemoExtension()

@@ -1,0 +1,124 @@
+"""The real ComfyUI server: `with Server() as server`, or `python -m tools.server PORT` for a browser."""
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+from pathlib import Path
+
+import torch
+
+from .client import Client
+from .setup import BASE, Host
+
+_START_SECONDS = 180
+_STOP_SECONDS = 20
+
+
+class ServerError(Exception):
+    """The server did not start; the message ends with the end of its log."""
+
+
+class Server:
+    """A ComfyUI server on a free loopback port for as long as the `with` block lasts.
+
+    Attributes:
+        base: the base directory it runs in (models, input, output, ...), made by `setup.make_base`.
+        log: the file that takes everything it prints.
+        client: a Client of it, from the start of the block on.
+    """
+
+    def __init__(self, base: Path = BASE):
+        self.base = base
+        self.log = base / "server.log"
+
+    def __enter__(self) -> "Server":
+        port = _free_port()
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command(port, self.base),
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.client = Client(f"http://127.0.0.1:{port}")
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._stop)
+            self._wait_until_ready()
+            on_failure.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+
+    def _wait_until_ready(self) -> None:
+        end = time.monotonic() + _START_SECONDS
+        while time.monotonic() < end:
+            try:
+                self.client.system_stats()
+                return
+            except (urllib.error.URLError, ConnectionError):
+                pass
+            if self._process.poll() is not None:
+                raise ServerError(f"ComfyUI ended with exit code {self._process.returncode}\n{self.log_tail()}")
+            time.sleep(0.2)
+        raise ServerError(f"ComfyUI did not answer within {_START_SECONDS} s\n{self.log_tail()}")
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The end of the server's log, below the log's name."""
+        text = re.sub(r"\x1b\[[\d;]*m", "", self.log.read_text(errors="replace"))
+        tail = text.splitlines()[-lines:]
+        return "\n".join([f"the end of {self.log}:", *tail])
+
+    def _stop(self) -> None:
+        # The server leads its own process group, so its children go with it.
+        for number in (signal.SIGINT, signal.SIGKILL):
+            try:
+                os.killpg(self._process.pid, number)
+                self._process.wait(_STOP_SECONDS)
+            except ProcessLookupError:
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def command(port: int, base: Path = BASE) -> list[str]:
+    """The command that starts ComfyUI on loopback `port` in base directory `base`."""
+    host = Host.load()
+    return [
+        str(host.python),
+        str(host.comfyui / "main.py"),
+        *([] if torch.cuda.is_available() else ["--cpu"]),
+        *("--listen", "127.0.0.1"),
+        *("--port", str(port)),
+        *("--base-directory", str(base)),
+        *("--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}"),
+        *("--preview-method", "latent2rgb"),
+        "--disable-auto-launch",
+        "--disable-api-nodes",
+    ]
+
+
+def environment() -> dict[str, str]:
+    """The server's environment: no library asks a model hub for anything."""
+    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tools.server", description="ComfyUI for a browser.")
+    parser.add_argument("port", type=int)
+    arguments = command(parser.parse_args().port)
+    os.execve(arguments[0], arguments, environment())
