@@ -1,6 +1,7 @@
 """Chooses the keyframes of a shot and stores them in the bank."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import comfy.utils
 import folder_paths
@@ -31,7 +32,7 @@ def choose_embedder(clip_vision, clip_checkpoint: str) -> Embedder:
             "clip_vision is connected too",
             f"Disconnect clip_vision, or set clip_checkpoint to {BUILT_IN}",
         )
-    path = folder_paths.get_full_path_or_raise("clip_vision", clip_checkpoint)
+    path = Path(folder_paths.get_full_path_or_raise("clip_vision", clip_checkpoint))
     # OpenAI's own weights were trained with another activation than LAION's.
     openai = any(word in clip_checkpoint.lower() for word in ("openai", "quickgelu"))
     return OpenClip(path, "ViT-B-32-quickgelu" if openai else "ViT-B-32")
@@ -61,6 +62,12 @@ def known_to(embedder: Embedder, bank: MemoryBank) -> tuple[MemoryBank, int]:
     return replace(bank, keyframes=keyframes), len(others)
 
 
+def origin(keyframe: Keyframe) -> str:
+    if keyframe.shot == 0:
+        return f"reference {keyframe.frame + 1}"
+    return f"shot {keyframe.shot}, frame {keyframe.frame}"
+
+
 def report_line(frame: FrameVerdict) -> str:
     similarity = "-" if frame.similarity is None else f"{frame.similarity:.4f}"
     quality = "-" if frame.quality is None else f"{frame.quality:.4g}"
@@ -81,6 +88,67 @@ def report(shot: int, embedder: Embedder, quality: str, selection: Selection, ag
     return "\n".join(lines + [report_line(frame) for frame in selection.frames])
 
 
+def extract_keyframes(
+    pictures: np.ndarray,
+    bank: MemoryBank,
+    embedder: Embedder,
+    threshold: float,
+    max_keyframes: int,
+    quality: str,
+    quality_threshold: float,
+    label: str,
+) -> tuple[MemoryBank, list[Keyframe], str]:
+    """The bank with the keyframes of one more shot (uint8 [N, H, W, 3]), these keyframes, and the report."""
+    bank, again = known_to(embedder, bank)
+    embeddings = embed(embedder, pictures)
+    score = QUALITY[quality]
+    selection = select_keyframes(
+        embeddings,
+        score and (lambda i: score(pictures[i])),
+        threshold=threshold,
+        max_keyframes=max_keyframes,
+        quality_threshold=quality_threshold if score else None,
+        known=np.stack([keyframe.embedding for keyframe in bank.keyframes]) if bank.keyframes else None,
+        known_names=[origin(keyframe) for keyframe in bank.keyframes],
+    )
+    shot, label = bank.shots + 1, label.strip()
+    new = [
+        Keyframe(pictures[i], shot, i, embeddings[i], embedder.name, selection.frames[i].quality, label)
+        for i in selection.indices
+    ]
+    return bank.add_shot(new), new, report(shot, embedder, quality, selection, again)
+
+
+def selection_inputs() -> list:
+    """Inputs that say which frames of a shot are worth remembering."""
+    return [
+        io.Float.Input(
+            "threshold",
+            default=0.9,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            tooltip="Frames more alike than this (cosine similarity) count as the same picture: lower "
+            "keeps fewer. Lowered by 0.01 at a time while there are too many.",
+        ),
+        io.Int.Input("max_keyframes", default=3, min=1, max=64, tooltip="Most keyframes to keep of one shot."),
+        io.Combo.Input(
+            "quality",
+            options=list(QUALITY),
+            default="sharpness",
+            tooltip="none: every frame is good enough. sharpness: skips black, faded and blurred frames.",
+        ),
+        io.Float.Input(
+            "quality_threshold",
+            default=QUALITY_THRESHOLD["sharpness"],
+            min=0.0,
+            max=1e6,
+            step=0.1,
+            tooltip="Least quality of a keyframe; for sharpness, the variance of the Laplacian.",
+        ),
+    ]
+
+
 class StoryMemKeyframeExtractor(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -99,30 +167,7 @@ class StoryMemKeyframeExtractor(io.ComfyNode):
                     optional=True,
                     tooltip="CLIP vision model to compare frames by meaning. Without it: by colour layout.",
                 ),
-                io.Float.Input(
-                    "threshold",
-                    default=0.9,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Frames more alike than this (cosine similarity) count as the same picture: lower "
-                    "keeps fewer. Lowered by 0.01 at a time while there are too many.",
-                ),
-                io.Int.Input("max_keyframes", default=3, min=1, max=64, tooltip="Most keyframes to keep of one shot."),
-                io.Combo.Input(
-                    "quality",
-                    options=list(QUALITY),
-                    default="sharpness",
-                    tooltip="none: every frame is good enough. sharpness: skips black, faded and blurred frames.",
-                ),
-                io.Float.Input(
-                    "quality_threshold",
-                    default=QUALITY_THRESHOLD["sharpness"],
-                    min=0.0,
-                    max=1e6,
-                    step=0.1,
-                    tooltip="Least quality of a keyframe; for sharpness, the variance of the Laplacian.",
-                ),
+                *selection_inputs(),
                 io.String.Input(
                     "label",
                     default="",
@@ -161,27 +206,7 @@ class StoryMemKeyframeExtractor(io.ComfyNode):
     ) -> io.NodeOutput:
         pictures = to_pictures(images, "images")
         embedder = choose_embedder(clip_vision, clip_checkpoint)
-        bank, again = known_to(embedder, bank or MemoryBank())
-        embeddings = embed(embedder, pictures)
-        score = QUALITY[quality]
-        selection = select_keyframes(
-            embeddings,
-            score and (lambda i: score(pictures[i])),
-            threshold=threshold,
-            max_keyframes=max_keyframes,
-            quality_threshold=quality_threshold if score else None,
-            known=np.stack([keyframe.embedding for keyframe in bank.keyframes]) if bank.keyframes else None,
-            known_names=[f"shot {keyframe.shot}, frame {keyframe.frame}" for keyframe in bank.keyframes],
-        )
-        shot = bank.shots + 1
-        new = [
-            Keyframe(pictures[i], shot, i, embeddings[i], embedder.name, selection.frames[i].quality, label.strip())
-            for i in selection.indices
-        ]
+        settings = (threshold, max_keyframes, quality, quality_threshold, label)
+        bank, new, text = extract_keyframes(pictures, bank or MemoryBank(), embedder, *settings)
         kept = to_images(new)
-        return io.NodeOutput(
-            bank.add_shot(new),
-            kept,
-            report(shot, embedder, quality, selection, again),
-            ui=preview(new, kept, cls),
-        )
+        return io.NodeOutput(bank, kept, text, ui=preview(new, kept, cls))

@@ -15,6 +15,14 @@ from .types import Bank
 SUFFIX = ".safetensors"
 
 
+def input_file(name: str, input_name: str) -> Path:
+    """The path of a file in ComfyUI's input folder; InputError if it is elsewhere or missing."""
+    path = resolve_inside(Path(folder_paths.get_input_directory()), name, input_name)
+    if not path.is_file():
+        raise InputError(input_name, name, "there is no such file in the input folder", "Put it there")
+    return path
+
+
 def references(images, labels: str) -> list[Keyframe]:
     """Pinned keyframes of an IMAGE batch; `labels` has one line per image, or nothing."""
     pictures = to_pictures(images, "reference_images")
@@ -166,7 +174,9 @@ class StoryMemLoadBank(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, bank_file) -> int:
+    def fingerprint_inputs(cls, bank_file) -> float:
+        if bank_file is None:  # comes through a link: unknown until the node runs
+            return float("nan")
         path = resolve_inside(Path(folder_paths.get_output_directory()), bank_file)
         return path.stat().st_mtime_ns if path.exists() else 0
 

@@ -14,7 +14,9 @@ EMPTY_SIZE = 64
 
 
 def to_pictures(images: torch.Tensor, name: str) -> np.ndarray:
-    """uint8 [N, H, W, 3] of an IMAGE; node input `name` is named in the InputError for NaN or infinity."""
+    """uint8 [N, H, W, 3] of an IMAGE; node input `name` is named in the InputError for no image, NaN or infinity."""
+    if len(images) == 0:
+        raise InputError(name, "0 images", "an empty batch", "Connect at least one image")
     if not torch.isfinite(images).all():
         frame = int((~torch.isfinite(images)).flatten(1).any(1).nonzero()[0])
         raise InputError(

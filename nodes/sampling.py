@@ -16,8 +16,8 @@ from .types import Transition as TransitionType
 MAX_SIZE = 16384
 
 
-def shot_inputs() -> list:
-    """Inputs that say what the shot shows and remembers; both sampling nodes begin with them."""
+def model_inputs() -> list:
+    """The two experts."""
     return [
         io.Model.Input("model", tooltip="Wan 2.2 I2V high-noise expert with the StoryMem LoRA."),
         io.Model.Input(
@@ -25,6 +25,13 @@ def shot_inputs() -> list:
             optional=True,
             tooltip="Wan 2.2 I2V low-noise expert with its StoryMem LoRA. Without it, `model` does all steps.",
         ),
+    ]
+
+
+def shot_inputs() -> list:
+    """Inputs that say what the shot shows and remembers; both sampling nodes begin with them."""
+    return [
+        *model_inputs(),
         io.Conditioning.Input("positive", tooltip="What the shot shows."),
         io.Conditioning.Input("negative", tooltip="What it must not show. Not used at cfg 1."),
         io.Vae.Input("vae", tooltip="The Wan 2.1 VAE."),
@@ -32,6 +39,13 @@ def shot_inputs() -> list:
         TransitionType.Input(
             "transition", optional=True, tooltip="From Shot Transition. Without it: a cut to a new picture."
         ),
+        *size_inputs(),
+    ]
+
+
+def size_inputs() -> list:
+    """Size of a shot in pixels and frames."""
+    return [
         io.Int.Input("width", default=832, min=16, max=MAX_SIZE, step=16, tooltip="Pixels, a multiple of 16."),
         io.Int.Input("height", default=480, min=16, max=MAX_SIZE, step=16, tooltip="Pixels, a multiple of 16."),
         io.Int.Input(
@@ -41,6 +55,66 @@ def shot_inputs() -> list:
             max=MAX_SIZE,
             step=4,
             tooltip="Frames, 4n+1: 81 is 5 seconds at 16 fps.",
+        ),
+    ]
+
+
+def sampling_inputs() -> list:
+    """Seed, steps and schedule, and where the second expert takes over."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Noise of the shot. The same seed gives the same noise whatever is remembered.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=40,
+            min=1,
+            max=10000,
+            tooltip="Sampling steps over both experts together.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=3.5,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="How strictly to follow the prompt. 1 skips the negative pass: half the time.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            default="uni_pc",
+            tooltip="The released weights expect uni_pc.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="simple",
+            tooltip="How noise levels are spread over the steps.",
+        ),
+        io.Float.Input(
+            "shift",
+            default=4.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="Shift of the noise schedule, set on both experts. The released weights expect 4.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "boundary",
+            default=0.9,
+            min=0.0,
+            max=1.0,
+            step=0.005,
+            tooltip="Noise level (sigma) below which the low-noise expert takes over.",
+            advanced=True,
         ),
     ]
 
@@ -125,60 +199,7 @@ class StoryMemSampler(io.ComfyNode):
             search_aliases=["storymem", "memory", "consistency", "multi-shot", "ksampler"],
             inputs=[
                 *shot_inputs(),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Noise of the shot. The same seed gives the same noise whatever is remembered.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=40,
-                    min=1,
-                    max=10000,
-                    tooltip="Sampling steps over both experts together.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=3.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strictly to follow the prompt. 1 skips the negative pass: half the time.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="uni_pc",
-                    tooltip="The released weights expect uni_pc.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="simple",
-                    tooltip="How noise levels are spread over the steps.",
-                ),
-                io.Float.Input(
-                    "shift",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Shift of the noise schedule, set on both experts. The released weights expect 4.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "boundary",
-                    default=0.9,
-                    min=0.0,
-                    max=1.0,
-                    step=0.005,
-                    tooltip="Noise level (sigma) below which the low-noise expert takes over.",
-                    advanced=True,
-                ),
+                *sampling_inputs(),
                 *memory_inputs(),
             ],
             outputs=[

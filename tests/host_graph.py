@@ -14,6 +14,7 @@ HIGH, LOW, T2V = (f"storymem_demo_{name}.safetensors" for name in ("high_noise",
 SIZE = {"width": WIDTH, "height": HEIGHT, "length": LENGTH}
 UNI_PC = {"steps": 4, "cfg": 3.5, "sampler_name": "uni_pc", "scheduler": "simple"}
 ONE_STEP = {"steps": 1, "cfg": 3.5, "sampler_name": "euler", "scheduler": "simple"}
+FOOTAGE_FPS = 25
 EXTRACTOR = {
     "threshold": 0.9,
     "max_keyframes": 3,
@@ -63,13 +64,16 @@ class Graph(dict):
             return self.node("StoryMemShotTransition", kind=kind)
         return self.node("StoryMemShotTransition", kind=kind, previous_images=self.images(seed, 6))
 
-    def footage(self, first: int, count: int, height: int = 176, width: int = 320) -> list:
-        """Frames of the real clip."""
+    def footage(self, count: int) -> list:
+        """The first frames of the real clip."""
         video = self.node("LoadVideo", file=FOOTAGE_NAME)
-        frames = self.node("GetVideoComponents", video=video)
-        frames = self.node("ImageFromBatch", image=frames, batch_index=first, length=count)
+        trim = {"start_time": 0.0, "duration": count / FOOTAGE_FPS, "strict_duration": False}
+        frames = self.node("GetVideoComponents", video=self.node("Video Slice", video=video, **trim))
         scale = {"upscale_method": "area", "crop": "center"}
-        return self.node("ImageScale", image=frames, height=height, width=width, **scale)
+        return self.node("ImageScale", image=frames, height=176, width=320, **scale)
+
+    def frames(self, images: list, first: int, count: int) -> list:
+        return self.node("ImageFromBatch", image=images, batch_index=first, length=count)
 
     def extractor(self, images: list, bank: list | None = None, **settings) -> list:
         """A Keyframe Extractor that takes every frame for good enough."""

@@ -162,16 +162,18 @@ def cache_folder() -> Path:
 def environment_key() -> str:
     """A hash of everything that determines the virtual environment."""
     parts = [sys.version, sys.base_prefix, platform.machine(), COMFYUI.sha256, *DEV_TOOLS]
-    parts += [(REPO / name).read_text() for name in ("requirements.txt", "tools/requirements-host.txt")]
-    return _hash("\0".join(parts).encode())[:16]
+    return _hash_of(parts, [REPO / "requirements.txt", REPO / "tools" / "requirements-host.txt"])[:16]
 
 
 def setup_key() -> str:
     """A hash of everything that determines the whole set-up of this clone."""
-    parts = [environment_key(), str(REPO), str(cache_folder()), Path(__file__).read_text()]
+    parts = [environment_key(), str(REPO), str(cache_folder())]
     parts += [os.environ.get(name, "") for name in ("COMFYUI_DIR", "COMFYUI_PYTHON")]
-    parts += [path.read_text() for path in sorted((REPO / "tools" / "demo_models").glob("*.py"))]
-    return _hash("\0".join(parts).encode())
+    return _hash_of(parts, [Path(__file__), *sorted((REPO / "tools" / "demo_models").glob("*.py"))])
+
+
+def _hash_of(parts: Iterable[str], files: Iterable[Path]) -> str:
+    return _hash(b"\0".join([*(part.encode() for part in parts), *(file.read_bytes() for file in files)]))
 
 
 def _hash(data: bytes) -> str:
@@ -254,7 +256,7 @@ def pinned_host(console: Console) -> Host:
     with console.step("torch (about 5.5 GB on disk)"):
         if not finished.exists():
             console.run("installing torch", *install, "torch", "torchvision")
-            # torchaudio follows torch's releases late and asks for an older one than it works with.
+            # Without its dependencies: torchaudio must not bring a torch of its own.
             console.run("installing torchaudio", *install, "--no-deps", "torchaudio")
     with console.step("requirements of ComfyUI, of this pack and of its tests"):
         if not finished.exists():
@@ -264,8 +266,8 @@ def pinned_host(console: Console) -> Host:
     return Host(python, comfyui)
 
 
-def existing_host() -> Host:
-    """The ComfyUI of COMFYUI_DIR with its own interpreter."""
+def find_existing() -> Host:
+    """The ComfyUI of COMFYUI_DIR and its own interpreter."""
     comfyui = Path(os.path.abspath(os.environ["COMFYUI_DIR"]))
     if not (comfyui / "main.py").is_file():
         raise SetupError(f"COMFYUI_DIR={comfyui}: no main.py there. Give the folder that holds ComfyUI's main.py")
@@ -283,23 +285,28 @@ def existing_host() -> Host:
     raise SetupError(f"COMFYUI_DIR={comfyui}: no interpreter at {looked}. Set COMFYUI_PYTHON to ComfyUI's python")
 
 
-def add_to_existing(host: Host, console: Console, *requirements: object) -> None:
-    """Install what an existing ComfyUI lacks; every package it already has stays at its version."""
-    frozen = subprocess.run(
-        [host.python, "-m", "pip", "list", "--format=freeze"],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    if frozen.returncode != 0:
-        raise SetupError(f"{host.python} -m pip: {frozen.stderr.strip().splitlines()[-1]}")
-    constraints = console.cache / "unfinished" / "installed.txt"
-    constraints.write_text(frozen.stdout)
-    what = f"installing into {host.python} without changing a package it has"
-    console.run(what, host.python, "-m", "pip", "install", "-c", constraints, *requirements)
+def existing_host(console: Console, module: str | None) -> Host:
+    """The ComfyUI of COMFYUI_DIR with what it lacks; every package it already has stays at its version."""
+    host = find_existing()
+    with console.step(f"what {host.python} lacks (its torch and its packages stay as they are)"):
+        wanted = (REPO / "requirements.txt").read_text().splitlines() + [name for name in DEV_TOOLS if name == module]
+        if has_module(host.python, "cv2"):
+            # Every OpenCV package installs the same folder: a second one would overwrite the user's.
+            wanted = [line for line in wanted if not line.startswith("opencv")]
+        listing = (host.python, "-m", "pip", "list", "--format=freeze")
+        frozen = subprocess.run(listing, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if frozen.returncode != 0:
+            raise SetupError(f"{host.python} -m pip: {frozen.stderr.strip().splitlines()[-1]}")
+        installed, lacking = (console.cache / "unfinished" / name for name in ("installed.txt", "lacking.txt"))
+        installed.write_text(frozen.stdout)
+        lacking.write_text("\n".join(wanted))
+        what = f"installing into {host.python} without changing a package it has"
+        console.run(what, host.python, "-m", "pip", "install", "-c", installed, "-r", lacking)
+    return host
 
 
 def has_module(python: Path, name: str) -> bool:
+    """Whether an interpreter finds a module."""
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is None)"
     return subprocess.run([python, "-c", code]).returncode == 0
 
@@ -323,16 +330,7 @@ def set_up(module: str | None) -> Host:
         shutil.rmtree(cache / "unfinished", ignore_errors=True)
         (cache / "unfinished").mkdir()
         console = Console(total=3 if existing else 6, cache=cache, lock=lock)
-        if existing:
-            host = existing_host()
-            with console.step(f"what {host.python} lacks (its torch and its packages stay as they are)"):
-                requirements = (REPO / "requirements.txt").read_text().split()
-                if has_module(host.python, "cv2"):
-                    # Every OpenCV package installs the same folder: a second one would overwrite the user's.
-                    requirements = [line for line in requirements if not line.startswith("opencv")]
-                add_to_existing(host, console, *requirements, *({module} & set(DEV_TOOLS)))
-        else:
-            host = pinned_host(console)
+        host = existing_host(console, module) if existing else pinned_host(console)
         footage = cache / "footage" / FOOTAGE_NAME
         with console.step(f"footage from {FOOTAGE.project} {FOOTAGE.version}"):
             if not footage.exists():

@@ -8,6 +8,8 @@ import comfy.utils
 import torch
 from comfy.sd import VAE
 
+from nodes import VAEDecode
+
 from ...storymem_core.bank import Keyframe
 from ...storymem_core.conditioning import shot_pixels
 from ...storymem_core.errors import InputError
@@ -62,3 +64,8 @@ def encode_shot(vae: VAE, transition: Transition, width: int, height: int, lengt
     if transition.frames is None:
         return _once(vae, ("grey", width, height, length), lambda: shot_pixels(None, width, height, length))
     return vae.encode(shot_pixels(fit(transition.frames, width, height), width, height, length)).cpu()
+
+
+def decode(vae: VAE, latent: dict) -> torch.Tensor:
+    """IMAGE [N, H, W, 3] of a LATENT, by the host's own node."""
+    return VAEDecode().decode(vae, latent)[0]

@@ -96,6 +96,19 @@ def trim_memory(latent: dict) -> dict:
     return trimmed
 
 
+def schedule(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str) -> torch.Tensor:
+    """Sigmas [steps + 1] of the host's K-sampler."""
+    return comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler).sigmas.cpu()
+
+
+def switch_step(
+    model: ModelPatcher, shift: float, steps: int, sampler_name: str, scheduler: str, boundary: float
+) -> int:
+    """First step whose sigma is below `boundary`: there the low-noise expert takes over."""
+    sigmas = schedule(shift_sigmas(model, shift), steps, sampler_name, scheduler)
+    return int((sigmas[:-1] >= boundary).sum())
+
+
 def sample_shot(
     model: ModelPatcher,
     model_low_noise: ModelPatcher | None,
@@ -113,8 +126,7 @@ def sample_shot(
 
     As with the host's two advanced K-samplers in a row, the second expert starts where the first one stops.
     """
-    device = model.load_device
-    sigmas = comfy.samplers.KSampler(model, steps, device, sampler_name, scheduler).sigmas.cpu()
+    sigmas = schedule(model, steps, sampler_name, scheduler)
     switch = len(sigmas) - 1 if model_low_noise is None else int((sigmas[:-1] >= boundary).sum())
     total = len(sigmas) - 1
     if sampler_name.startswith("uni_pc") and 1 in (switch, total - switch):

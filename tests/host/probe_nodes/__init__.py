@@ -250,19 +250,6 @@ class ProbeNoise(io.ComfyNode):
 class ProbeClipVision(io.ComfyNode):
     """A tiny CLIP_VISION of seeded random weights; every embedding it makes is appended to a JSON file."""
 
-    CONFIG = {
-        "model_type": "clip_vision_model",
-        "image_size": 32,
-        "patch_size": 8,
-        "num_channels": 3,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "hidden_act": "quick_gelu",
-        "projection_dim": 16,
-    }
-
     @classmethod
     def define_schema(cls):
         inputs = [io.Int.Input("seed"), io.String.Input("name")]
@@ -270,7 +257,10 @@ class ProbeClipVision(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed, name):
-        clip_vision, path, made = ClipVisionModel(cls.CONFIG), output_file(name), []
+        config = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, "num_channels": 3}
+        config |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "projection_dim": 16}
+        config |= {"num_attention_heads": 4, "hidden_act": "quick_gelu"}
+        clip_vision, path, made = ClipVisionModel(config), output_file(name), []
         generator = torch.Generator().manual_seed(seed)
         shapes = {key: weight.shape for key, weight in clip_vision.get_sd().items()}
         clip_vision.load_sd({key: torch.randn(shape, generator=generator) for key, shape in shapes.items()})
@@ -320,4 +310,6 @@ class Probes(ComfyExtension):
 
 
 async def comfy_entrypoint():
+    # The host looks for most kinds of models in the output folder too: tests write theirs there.
+    folder_paths.add_model_folder_path("clip_vision", str(output_file("clip_vision")))
     return Probes()
