@@ -1,6 +1,9 @@
 """How shots begin and join (invariant 7), counted frame by frame, and colour matching on real footage."""
 
+import itertools
+
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -241,3 +244,24 @@ def test_crossfade_blends_the_matched_shot(clip):
     joined = join_shots(previous, drifted, transition, crossfade=5, match_color=True)
     assert len(joined) == len(clip)
     assert (joined - clip).abs().mean() < 0.001
+
+
+@pytest.mark.parametrize("jump", [2, 8])
+def test_blending_the_overlap_smooths_the_motion_at_the_join(jump):
+    """A continuation that stands `jump` pixels beside the shot before: the jolt in the optical flow all but goes."""
+    frames = read_footage(40, 416, 240)
+    shifted = np.float32([[1, 0, jump], [0, 1, jump / 2]])
+    moved = [cv2.warpAffine(frame, shifted, (416, 240), borderMode=cv2.BORDER_REFLECT) for frame in frames[20:]]
+    previous, images = (torch.from_numpy(np.stack(part)).float() / 255 for part in (frames[:25], moved))
+    transition = Transition.after("motion_frames", previous)
+    hard, soft = (largest_jolt(join_shots(previous, images, transition, n), 18, 29) for n in (0, 5))
+    assert hard > jump  # the picture jumps there and back to its own motion
+    assert soft < 0.3 * hard
+
+
+def largest_jolt(film, first, last):
+    """Mean change of the optical flow, in pixels, from one frame to the next, at its largest."""
+    grey = [cv2.cvtColor((frame.numpy() * 255).round().astype(np.uint8), cv2.COLOR_RGB2GRAY) for frame in film]
+    pairs = [(grey[i], grey[i + 1]) for i in range(first, last)]
+    flows = [cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 21, 3, 7, 1.5, 0) for a, b in pairs]
+    return max(np.linalg.norm(b - a, axis=-1)[20:-20, 20:-20].mean() for a, b in itertools.pairwise(flows))
