@@ -1,6 +1,6 @@
 """The pack's ComfyUI nodes: schema, a call into the core, return."""
 
-from . import keyframes, lora, memory, sampling, shots
+from . import director, films, keyframes, lora, memory, sampling, shots, story
 
 NODES = [
     memory.StoryMemMemoryBank,
@@ -14,4 +14,10 @@ NODES = [
     sampling.StoryMemTrimMemory,
     sampling.StoryMemNoise,
     lora.StoryMemLoraLoader,
+    story.StoryMemScript,
+    story.StoryMemShot,
+    director.StoryMemDirector,
+    films.StoryMemSaveShot,
+    films.StoryMemLoadShot,
+    films.StoryMemFilm,
 ]

@@ -15,14 +15,6 @@ from .types import Bank
 SUFFIX = ".safetensors"
 
 
-def input_file(name: str, input_name: str) -> Path:
-    """The path of a file in ComfyUI's input folder; InputError if it is elsewhere or missing."""
-    path = resolve_inside(Path(folder_paths.get_input_directory()), name, input_name)
-    if not path.is_file():
-        raise InputError(input_name, name, "there is no such file in the input folder", "Put it there")
-    return path
-
-
 def references(images, labels: str) -> list[Keyframe]:
     """Pinned keyframes of an IMAGE batch; `labels` has one line per image, or nothing."""
     pictures = to_pictures(images, "reference_images")

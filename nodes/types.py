@@ -4,3 +4,5 @@ from comfy_api.latest import io
 
 Bank = io.Custom("STORYMEM_BANK")
 Transition = io.Custom("STORYMEM_TRANSITION")
+Shot = io.Custom("STORYMEM_SHOT")
+Story = io.Custom("STORYMEM_STORY")

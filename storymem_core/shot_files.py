@@ -139,6 +139,17 @@ def load_shot(folder: Path, previous: ShotFiles | None) -> ShotFiles:
         raise ShotFileError(f"{folder.name}/{MANIFEST} is damaged ({error})") from error
 
 
+def remove_leftovers(story: Path, before: float) -> None:
+    """Delete what killed runs left half written in the folder of a story, if last changed before a time.
+
+    before: seconds since the epoch; give the start of this process: a part that is older is not its own, and
+    another process that shares the folder hardly takes so long to write one.
+    """
+    for part in story.glob(".*.part"):
+        if part.stat().st_mtime < before:
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
 def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

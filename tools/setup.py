@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 REPO = Path(__file__).absolute().parent.parent
 BASE = REPO / ".host"
 FOOTAGE_NAME = "bigbuckbunny.mp4"
-DEV_TOOLS = ("pytest", "ruff")
+DEV_TOOLS = ("pytest", "ruff", "jsonschema")
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def existing_host(console: Console, module: str | None) -> Host:
     """The ComfyUI of COMFYUI_DIR with what it lacks; every package it already has stays at its version."""
     host = find_existing()
     with console.step(f"what {host.python} lacks (its torch and its packages stay as they are)"):
-        wanted = (REPO / "requirements.txt").read_text().splitlines() + [name for name in DEV_TOOLS if name == module]
+        wanted = (REPO / "requirements.txt").read_text().splitlines() + list(DEV_TOOLS if module in DEV_TOOLS else ())
         if has_module(host.python, "cv2"):
             # Every OpenCV package installs the same folder: a second one would overwrite the user's.
             wanted = [line for line in wanted if not line.startswith("opencv")]
@@ -322,7 +322,9 @@ def set_up(module: str | None) -> Host:
     if record.exists() and json.loads(record.read_text())["key"] == key:
         host = Host.load()
         in_place = all(path.exists() for path in (host.python, host.comfyui, host.base / "models"))
-        if in_place and not (existing and module in DEV_TOOLS and not has_module(host.python, module)):
+        if in_place and not (
+            existing and module in DEV_TOOLS and not all(has_module(host.python, tool) for tool in DEV_TOOLS)
+        ):
             return host
 
     cache.mkdir(parents=True, exist_ok=True)
