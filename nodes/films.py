@@ -192,10 +192,11 @@ class StoryMemFilm(io.ComfyNode):
         replace_file(path, lambda part: join_videos(part, parts))
 
         bank = shot.bank()
+        before = bank.shots - shot.number  # shots the memory had absorbed before this story
         recalled_by: dict[str, list[int]] = {}
         for one in shots:
             for keyframe in one.recalled:
-                recalled_by.setdefault(keyframe, []).append(one.number)
+                recalled_by.setdefault(keyframe, []).append(before + one.number)
         sheet = cv2.cvtColor(contact_sheet(bank.keyframes, recalled_by), cv2.COLOR_RGB2BGR)
         memory = path.with_suffix(".png")
         replace_file(memory, lambda part: part.write_bytes(cv2.imencode(".png", sheet)[1]))
@@ -206,7 +207,7 @@ class StoryMemFilm(io.ComfyNode):
                     "number": one.number,
                     "frames": one.frames - left_out,
                     "recalled": len(one.recalled),
-                    "keyframes": sum(keyframe.shot == one.number for keyframe in bank.keyframes),
+                    "keyframes": sum(keyframe.shot == before + one.number for keyframe in bank.keyframes),
                 }
                 for one, left_out in zip(shots, replaced, strict=True)
             ],
