@@ -220,8 +220,12 @@ class _Production:
             name = folder.relative_to(output_root().resolve()).as_posix()
             before = {"previous": previous.out(0)} if previous else {}
             if self.finished(folder):
-                previous = graph.node("StoryMemLoadShot", f"shot{shot.number}_files", folder=name, **before)
+                files = {"folder": name, "continued": False, **before}
+                previous = graph.node("StoryMemLoadShot", f"shot{shot.number}_files", **files)
             else:
+                if previous and previous.class_type == "StoryMemLoadShot":
+                    # Only here: the host would keep the memories of all finished shots, each with all before it.
+                    previous.set_input("continued", True)
                 sampled.append(shot.number)
                 for i, (label, file) in enumerate(references, 1):
                     bank = self.remember(f"shot{shot.number}_reference{i}", label, file, bank)

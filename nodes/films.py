@@ -6,6 +6,7 @@ import cv2
 import folder_paths
 import torch
 from comfy_api.latest import InputImpl, io, ui
+from comfy_execution.graph import ExecutionBlocker
 
 from ..storymem_core.contact_sheet import contact_sheet
 from ..storymem_core.film import count_frames, join_videos, replace_file
@@ -40,7 +41,11 @@ def shot_outputs() -> list:
 
 def outputs_of(shot: ShotFiles, bank) -> io.NodeOutput:
     last = torch.from_numpy(shot.last_frames()).float() / 255
-    return io.NodeOutput(shot, bank, last, ui=ui.PreviewVideo([saved_result(shot.video)]))
+    return io.NodeOutput(shot, bank, last, ui=preview_of(shot))
+
+
+def preview_of(shot: ShotFiles) -> ui.PreviewVideo:
+    return ui.PreviewVideo([saved_result(shot.video)])
 
 
 class StoryMemSaveShot(io.ComfyNode):
@@ -146,6 +151,11 @@ class StoryMemLoadShot(io.ComfyNode):
             inputs=[
                 Shot.Input("previous", optional=True, tooltip="The shot before."),
                 io.String.Input("folder", tooltip="Folder of the finished shot in the output folder."),
+                io.Boolean.Input(
+                    "continued",
+                    default=True,
+                    tooltip="Read its memory and last frames, for a shot that is sampled next. Else they stay on disk.",
+                ),
             ],
             outputs=shot_outputs(),
         )
@@ -155,9 +165,11 @@ class StoryMemLoadShot(io.ComfyNode):
         return float("nan")
 
     @classmethod
-    def execute(cls, folder, previous=None) -> io.NodeOutput:
+    def execute(cls, folder, continued, previous=None) -> io.NodeOutput:
         shot = load_shot(resolve_inside(output_root(), folder, "folder"), previous)
-        return outputs_of(shot, shot.bank())
+        if continued:
+            return outputs_of(shot, shot.bank())
+        return io.NodeOutput(shot, ExecutionBlocker(None), ExecutionBlocker(None), ui=preview_of(shot))
 
 
 class StoryMemFilm(io.ComfyNode):

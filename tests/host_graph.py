@@ -23,6 +23,19 @@ EXTRACTOR = {
     "label": "",
 }
 
+DIRECTOR = {
+    **{name: EXTRACTOR[name] for name in ("threshold", "max_keyframes", "quality", "quality_threshold")},
+    "negative_prompt": "blurry",
+    "fps": 16.0,
+    "steps": 2,
+    "sampler_name": "euler",
+    "continuation": "first_frame",
+    "crossfade": 0,
+    "blend_overlap": False,
+    "match_color": False,
+    "folder": "stories",
+}
+
 
 class Graph(dict):
     """A prompt; each method adds a node and returns a link to its first output."""
@@ -43,8 +56,11 @@ class Graph(dict):
     def vae(self) -> list:
         return self.node("VAELoader", vae_name="storymem_demo_vae.safetensors")
 
+    def clip(self) -> list:
+        return self.node("StoryMemDemoCLIPLoader", clip_name="storymem_demo_umt5.safetensors")
+
     def prompts(self) -> dict:
-        clip = self.node("StoryMemDemoCLIPLoader", clip_name="storymem_demo_umt5.safetensors")
+        clip = self.clip()
         positive = self.node("CLIPTextEncode", clip=clip, text="a red fox in the snow")
         negative = self.node("CLIPTextEncode", clip=clip, text="blurry")
         return {"positive": positive, "negative": negative}
@@ -79,6 +95,19 @@ class Graph(dict):
         """A Keyframe Extractor that takes every frame for good enough."""
         settings = {**EXTRACTOR, **settings} | ({} if bank is None else {"bank": bank})
         return self.node("StoryMemKeyframeExtractor", images=images, **settings)
+
+    def director(self, story: dict, **settings) -> list:
+        """A Story Director on the demo models, of two Euler steps; its film is saved as `film`."""
+        settings = {**sampler_defaults(), **DIRECTOR, **settings}
+        for name in ("model", "vae", "clip"):
+            if name not in settings:
+                settings[name] = getattr(self, name)()
+        director = self.node("StoryMemDirector", story=self.script(story), **settings)
+        self.node("SaveVideo", video=director, filename_prefix="film", format="mp4", codec="h264")
+        return director
+
+    def script(self, story: dict) -> list:
+        return self.node("StoryMemScript", script=json.dumps(story))
 
     def text(self, value: list) -> str:
         """Have a STRING shown; returns the number of the node that shows it."""

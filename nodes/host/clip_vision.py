@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from comfy.clip_vision import ClipVisionModel
 
+from ...storymem_core.errors import InputError
+
 
 class HostClipVision:
     """Unit-length image embeddings of a CLIP_VISION model.
@@ -24,4 +26,7 @@ class HostClipVision:
         """float32 [N, D] of unit length, for uint8 [N, H, W, 3]."""
         images = torch.from_numpy(pictures).float() / 255
         embeds = self._model.encode_image(images)["image_embeds"].float()
+        if embeds.ndim != 2:
+            value, remedy = f"{self.name}, {list(embeds.shape)}", "Connect a CLIP vision model"
+            raise InputError("clip_vision", value, "gives no single embedding per picture", remedy)
         return torch.nn.functional.normalize(embeds, dim=-1).cpu().numpy()

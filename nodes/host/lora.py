@@ -5,6 +5,8 @@ import logging
 import comfy.lora
 import comfy.lora_convert
 from comfy.model_patcher import ModelPatcher
+from comfy.utils import get_attr
+from comfy.weight_adapter.lora import LoRAAdapter
 
 from ...storymem_core.errors import InputError
 from ...storymem_core.peft import to_host_lora
@@ -15,6 +17,8 @@ def add_lora(model: ModelPatcher, state_dict: dict, lora_name: str, strength: fl
     host_lora = comfy.lora_convert.convert_lora(to_host_lora(state_dict))
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(host_lora, keys, log_missing=False)
+    for key, adapter in patches.items():
+        _check_shapes(model, key, adapter, lora_name)
     patched = model.clone()
     added = set(patched.add_patches(patches, strength))
     if not added:
@@ -28,3 +32,18 @@ def add_lora(model: ModelPatcher, state_dict: dict, lora_name: str, strength: fl
     if pairs > len(added):
         logging.warning("StoryMem LoRA %s: only %d of %d layers match the model", lora_name, len(added), pairs)
     return patched
+
+
+def _check_shapes(model: ModelPatcher, key: str, adapter: object, lora_name: str) -> None:
+    """Raises InputError for a LoRA of another model size, which the host would leave out with a line in its log."""
+    if not isinstance(adapter, LoRAAdapter):
+        return
+    up, down = adapter.weights[:2]
+    made_for, weight = (up.shape[0], down.shape[1]), tuple(get_attr(model.model, key).shape)
+    if up.ndim == 2 and weight != made_for:
+        raise InputError(
+            "lora_name",
+            lora_name,
+            f"{key} has shape {weight}, the LoRA was made for {made_for}",
+            "Choose a LoRA made for this Wan model",
+        )
