@@ -6,7 +6,7 @@ PORT ?= 8188
 .PHONY: help setup demo test lint bench serve clean
 
 help:
-	@echo "make demo              a three-shot story through a real ComfyUI server, into demo_output/"
+	@echo "make demo              a story of seven shots through a real ComfyUI server, into demo_output/"
 	@echo "make test              lint, core tests, tests against a real ComfyUI server"
 	@echo "make bench             the benchmark table"
 	@echo "make serve PORT=8188   ComfyUI with this pack and the demo models, for a browser"
