@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One line of the table; times in seconds, ratio as the goal states it."""
+    """One line of the table; times in seconds unless `unit` says otherwise, ratio as the goal states it."""
 
     name: str
     ours: float
     reference: float
     ratio: float
     goal: str
+    unit: str = "s"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from .bank import MemoryBank
@@ -92,10 +93,11 @@ def save_shot(
     """Write a finished shot to `folder`, which appears only when everything is in it.
 
     frames: uint8 [N, H, W, 3], what the film shows of it; last: its last frames, uint8 [n, H, W, 3].
+    Raises ShotFileError where it cannot be written, as on a full disk; what was there before stays.
     """
     part = folder.with_name(f".{uuid.uuid4().hex}.part")
-    part.mkdir(parents=True)
     try:
+        part.mkdir(parents=True)
         write_video(part / VIDEO, frames, fps)
         save_file({"frames": np.ascontiguousarray(last)}, part / TAIL)
         save_bank(bank, part / BANK)
@@ -115,6 +117,9 @@ def save_shot(
             shutil.rmtree(folder)
         os.replace(part, folder)
         _sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        problem = f"shot {number} cannot be written to {folder.parent} ({error})"
+        raise ShotFileError(f"{problem}. Finished shots are kept: make it possible and run again") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return ShotFiles(folder, number, len(frames), replaced, tuple(recalled), previous)

@@ -107,8 +107,13 @@ def command(port: int, base: Path = BASE) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The server's environment: no library asks a model hub for anything."""
-    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    """The server's environment: no library asks a model hub for anything.
+
+    Unless set otherwise: one thread, as the demo models are too small to share among more (two threads on two busy
+    cores take several times as long); and freed frames go back to the system at once, as glibc keeps them else.
+    """
+    defaults = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    return defaults | os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _free_port() -> int:
