@@ -7,7 +7,7 @@ PORT ?= 8188
 
 help:
 	@echo "make demo              a story of seven shots through a real ComfyUI server, into demo_output/"
-	@echo "make test              lint, core tests, tests against a real ComfyUI server"
+	@echo "make test              lint, core tests, tests against a real ComfyUI server and in a real browser"
 	@echo "make bench             the benchmark table"
 	@echo "make serve PORT=8188   ComfyUI with this pack and the demo models, for a browser"
 	@echo "make lint, make setup, make clean"
@@ -21,6 +21,8 @@ demo:
 test: lint
 	@$(HOST) -m pytest tests/core
 	@$(HOST) -m pytest tests/host
+	@$(HOST) -m tools.chromium
+	@$(HOST) -m pytest tests/browser
 
 lint:
 	@$(HOST) -m ruff check .

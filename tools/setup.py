@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 REPO = Path(__file__).absolute().parent.parent
 BASE = REPO / ".host"
 FOOTAGE_NAME = "bigbuckbunny.mp4"
-DEV_TOOLS = ("pytest", "ruff", "jsonschema")
+DEV_TOOLS = ("pytest", "ruff", "jsonschema", "playwright", "matplotlib")
 
 
 @dataclass(frozen=True)
