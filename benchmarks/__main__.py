@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import Row, keyframes
+from benchmarks import Row, front_end, keyframes
 from benchmarks.host import load_host
 
 RELATIONS = {"<=": operator.le, ">=": operator.ge}
@@ -16,6 +16,7 @@ RELATIONS = {"<=": operator.le, ">=": operator.ge}
 
 def main() -> None:
     rows = keyframes.run()
+    rows += front_end.run()
     host = load_host()
     # Only now: they import the host's modules.
     from benchmarks import sampling_step, story, vae_encodes

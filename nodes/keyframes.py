@@ -14,7 +14,7 @@ from ..storymem_core.errors import InputError
 from ..storymem_core.keyframes import FrameVerdict, Selection, select_keyframes
 from ..storymem_core.quality import QUALITY, QUALITY_THRESHOLD
 from .host.clip_vision import HostClipVision
-from .pictures import preview, to_images, to_pictures
+from .pictures import strip, to_images, to_pictures
 from .types import Bank
 
 BATCH = 16
@@ -208,5 +208,4 @@ class StoryMemKeyframeExtractor(io.ComfyNode):
         embedder = choose_embedder(clip_vision, clip_checkpoint)
         settings = (threshold, max_keyframes, quality, quality_threshold, label)
         bank, new, text = extract_keyframes(pictures, bank or MemoryBank(), embedder, *settings)
-        kept = to_images(new)
-        return io.NodeOutput(bank, kept, text, ui=preview(new, kept, cls))
+        return io.NodeOutput(bank, to_images(new), text, ui=strip(bank, new))

@@ -1,15 +1,17 @@
 """The memory bank: recall settings and references, saving and loading."""
 
+import time
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..storymem_core.bank import POLICIES, Keyframe, MemoryBank
+from ..storymem_core.edits import read_edits
 from ..storymem_core.embedders import ColorLayout
 from ..storymem_core.errors import InputError
 from ..storymem_core.storage import load_bank, resolve_inside, save_bank
-from .pictures import preview, to_images, to_pictures
+from .pictures import flags, strip, to_images, to_pictures
 from .types import Bank
 
 SUFFIX = ".safetensors"
@@ -42,7 +44,7 @@ class StoryMemMemoryBank(io.ComfyNode):
             display_name="Memory Bank",
             category="StoryMem/memory",
             description="The story's memory: how many keyframes a shot recalls, and reference images of people "
-            "and places. Shows what the next shot would recall. Storing is separate: recalling forgets nothing.",
+            "and places. Shows its keyframes, to pin, exclude, label and reorder. Recalling forgets nothing.",
             search_aliases=["storymem", "memory", "consistency", "multi-shot", "reference images"],
             inputs=[
                 Bank.Input("bank", optional=True, tooltip="Memory so far. Without it a new story begins."),
@@ -78,6 +80,14 @@ class StoryMemMemoryBank(io.ComfyNode):
                     default="sliding_window",
                     tooltip="sliding_window: references and the sink, then the most recent keyframes.",
                 ),
+                io.String.Input(
+                    "edits",
+                    optional=True,
+                    default="",
+                    socketless=True,
+                    extra_dict={"hidden": True},
+                    tooltip="What was pinned, excluded, labelled and reordered by hand on this node, as JSON.",
+                ),
             ],
             outputs=[
                 Bank.Output(display_name="bank", tooltip="For the sampler and the Keyframe Extractor."),
@@ -87,7 +97,9 @@ class StoryMemMemoryBank(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, capacity, sink, policy, bank=None, reference_images=None, reference_labels="") -> io.NodeOutput:
+    def execute(
+        cls, capacity, sink, policy, bank=None, reference_images=None, reference_labels="", edits=""
+    ) -> io.NodeOutput:
         bank = (bank or MemoryBank()).with_settings(capacity, sink, policy)
         if reference_images is not None:
             stored = {keyframe.id for keyframe in bank.keyframes}
@@ -97,9 +109,12 @@ class StoryMemMemoryBank(io.ComfyNode):
             raise InputError(
                 "reference_labels", reference_labels, "names no image", "Connect reference_images or clear it"
             )
-        recalled = bank.recall()
-        images = to_images(recalled)
-        return io.NodeOutput(bank, images, ui=preview(recalled, images, cls))
+        by_hand = read_edits(edits)
+        edited = by_hand.apply(bank)
+        shown = strip(edited, edited.keyframes)
+        for keyframe, place in zip(shown["storymem_keyframes"], by_hand.places(bank.keyframes), strict=True):
+            keyframe["unedited"] = {"place": place, **flags(bank.keyframes[place])}
+        return io.NodeOutput(edited, to_images(edited.recall()), ui={**shown, "storymem_edits": [edits]})
 
 
 class StoryMemSaveBank(io.ComfyNode):
@@ -166,15 +181,13 @@ class StoryMemLoadBank(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, bank_file) -> float:
+    def fingerprint_inputs(cls, bank_file) -> int:
         if bank_file is None:  # comes through a link: unknown until the node runs
-            return float("nan")
+            return time.time_ns()
         path = resolve_inside(Path(folder_paths.get_output_directory()), bank_file)
         return path.stat().st_mtime_ns if path.exists() else 0
 
     @classmethod
     def execute(cls, bank_file) -> io.NodeOutput:
         bank = load_bank(resolve_inside(Path(folder_paths.get_output_directory()), bank_file))
-        recalled = bank.recall()
-        images = to_images(recalled)
-        return io.NodeOutput(bank, images, ui=preview(recalled, images, cls))
+        return io.NodeOutput(bank, to_images(bank.recall()), ui=strip(bank, bank.keyframes))

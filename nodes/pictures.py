@@ -1,16 +1,21 @@
-"""Between IMAGE batches (float [N, H, W, 3] in 0..1) and the core's uint8 pictures, and previews on a node."""
+"""Between IMAGE batches (float [N, H, W, 3] in 0..1) and the core's uint8 pictures, and the strip on a node."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
+import cv2
+import folder_paths
 import numpy as np
 import torch
-from comfy_api.latest import io, ui
 
-from ..storymem_core.bank import Keyframe
+from ..storymem_core.bank import Keyframe, MemoryBank
 from ..storymem_core.errors import InputError
 from .host.latents import fit, keyframe_image
 
 EMPTY_SIZE = 64
+THUMBNAILS = "storymem"  # in ComfyUI's temp folder
+THUMBNAIL_HEIGHT = 192  # shown at half of it, sharp on HiDPI screens
 
 
 def to_pictures(images: torch.Tensor, name: str) -> np.ndarray:
@@ -43,12 +48,37 @@ def describe(keyframe: Keyframe) -> dict:
         "shot": keyframe.shot,
         "frame": keyframe.frame,
         "quality": keyframe.quality,
-        "label": keyframe.label,
-        "pinned": keyframe.pinned,
+        **flags(keyframe),
     }
 
 
-def preview(keyframes: Sequence[Keyframe], images: torch.Tensor, cls: type[io.ComfyNode]) -> dict:
-    """`ui` output: thumbnails through the host's preview, and what each of them is."""
-    thumbnails = ui.PreviewImage(images, cls=cls).as_dict() if keyframes else {"images": []}
-    return {**thumbnails, "storymem_keyframes": [describe(keyframe) for keyframe in keyframes]}
+def flags(keyframe: Keyframe) -> dict:
+    """What a person can change by hand."""
+    return {"label": keyframe.label, "pinned": keyframe.pinned, "excluded": keyframe.excluded}
+
+
+def strip(bank: MemoryBank, keyframes: Sequence[Keyframe]) -> dict:
+    """`ui` output that shows `keyframes` of the bank: what each is, whether the next shot recalls it, a thumbnail."""
+    recalled, sink = set(bank.recall()), set(bank.sink_keyframes)
+    shown = [
+        {**describe(keyframe), "recalled": keyframe in recalled, "sink": keyframe in sink, "image": thumbnail(keyframe)}
+        for keyframe in keyframes
+    ]
+    return {"storymem_keyframes": shown, "storymem_stored": [len(bank.keyframes)]}
+
+
+def thumbnail(keyframe: Keyframe) -> dict:
+    """The file of a keyframe's small picture as the host's /view takes it; written once into the temp folder."""
+    name = f"{keyframe.id}.jpg"
+    path = Path(folder_paths.get_temp_directory(), THUMBNAILS, name)
+    if not path.exists():
+        height, width = keyframe.image.shape[:2]
+        scale = min(1, THUMBNAIL_HEIGHT / height)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(keyframe.image, size, interpolation=cv2.INTER_AREA)
+        _, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_bytes(data)
+        os.replace(part, path)
+    return {"filename": name, "subfolder": THUMBNAILS, "type": "temp"}

@@ -16,8 +16,8 @@ class Keyframe:
     image: uint8 [H, W, 3], RGB, 0..255. shot: the shot it was taken from, 1 for the first, 0 for a reference.
     frame: its index in that shot (for a reference, in the batch it came with). embedding: float32 [D] of unit
     length, made by `embedder`. quality: the score it was kept with, None where none was taken.
-    pinned: recalled for every shot. id: 16 hex digits, a hash of the picture. Arrays are read-only copies.
-    Raises InputError on anything else.
+    pinned: recalled for every shot. excluded: stored, but never recalled, pinned or not. id: 16 hex digits, a hash
+    of the picture. Arrays are read-only copies. Raises InputError on anything else.
     """
 
     image: np.ndarray
@@ -28,6 +28,7 @@ class Keyframe:
     quality: float | None = None
     label: str = ""
     pinned: bool = False
+    excluded: bool = False
     id: str = field(init=False)
 
     def __post_init__(self):
@@ -66,7 +67,7 @@ def sliding_window(
     return tuple(keyframes[i] for i in sorted(by_need[:capacity]))
 
 
-# name -> function(keyframes, capacity, sink, query) giving at most `capacity` keyframes in stored order;
+# name -> function(keyframes, capacity, sink, query) giving at most `capacity` of them in their order;
 # query: float32 [D], what the next shot is about, or None.
 POLICIES: dict[str, Callable[..., tuple[Keyframe, ...]]] = {"sliding_window": sliding_window}
 
@@ -92,8 +93,9 @@ class MemoryBank:
     """Every keyframe of a story in the order it was stored. Immutable: each operation returns a new bank.
 
     capacity: most keyframes one shot recalls; sink: how many of the first ever stored are always among them;
-    policy: how to choose the rest (a name in POLICIES); shots: how many shots were absorbed;
-    limit: most keyframes kept. Raises InputError on settings that contradict each other.
+    policy: how to choose the rest (a name in POLICIES), all of it as if excluded keyframes were not stored;
+    shots: how many shots were absorbed; limit: most keyframes kept.
+    Raises InputError on settings that contradict each other.
     """
 
     keyframes: tuple[Keyframe, ...] = ()
@@ -115,6 +117,16 @@ class MemoryBank:
         if self.shots < latest:
             raise InputError("shots", self.shots, f"a keyframe is of shot {latest}", f"Set shots to {latest}")
 
+    @property
+    def recallable(self) -> tuple[Keyframe, ...]:
+        """All keyframes but the excluded, in order."""
+        return tuple(keyframe for keyframe in self.keyframes if not keyframe.excluded)
+
+    @property
+    def sink_keyframes(self) -> tuple[Keyframe, ...]:
+        """The first `sink` keyframes of those that may be recalled."""
+        return self.recallable[: self.sink]
+
     def recall(
         self,
         capacity: int | None = None,
@@ -131,15 +143,15 @@ class MemoryBank:
         sink = self.sink if sink is None else sink
         policy = self.policy if policy is None else policy
         _check_settings(capacity, sink, policy)
-        pinned = sum(keyframe.pinned for keyframe in self.keyframes)
+        pinned = sum(keyframe.pinned for keyframe in self.recallable)
         if pinned > capacity:
             raise InputError(
                 "capacity",
                 capacity,
-                f"{pinned} reference images are always recalled",
-                f"Raise capacity to {pinned} or more, or give fewer references",
+                f"{pinned} keyframes are pinned (references always are)",
+                f"Raise capacity to {pinned} or more, or pin fewer",
             )
-        return POLICIES[policy](self.keyframes, capacity, sink, query)
+        return POLICIES[policy](self.recallable, capacity, sink, query)
 
     def with_settings(self, capacity: int, sink: int, policy: str) -> "MemoryBank":
         """The same keyframes under other recall settings."""
@@ -167,13 +179,14 @@ class MemoryBank:
     def _store(self, new: tuple[Keyframe, ...], shots: int) -> "MemoryBank":
         """Append `new`; over `limit`, drop the oldest stored keyframes neither pinned nor in the sink."""
         excess = max(0, len(self.keyframes) + len(new) - self.limit)
-        droppable = [i for i, old in enumerate(self.keyframes) if i >= self.sink and not old.pinned]
+        needed = {*self.sink_keyframes, *(old for old in self.recallable if old.pinned)}
+        droppable = [i for i, old in enumerate(self.keyframes) if old not in needed]
         if len(droppable) < excess:
             raise InputError(
                 "limit",
                 self.limit,
                 f"no room for {len(new)} more: all stored keyframes but {len(droppable)} are pinned or sink",
-                "Raise limit, lower sink or give fewer references",
+                "Raise limit, lower sink or pin fewer keyframes",
             )
         dropped = set(droppable[:excess])
         kept = tuple(old for i, old in enumerate(self.keyframes) if i not in dropped)

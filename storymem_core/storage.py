@@ -15,9 +15,11 @@ from safetensors.numpy import save
 from .bank import Keyframe, MemoryBank
 from .errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _SETTINGS = {"capacity": int, "sink": int, "policy": str, "shots": int, "limit": int}
-_FIELDS = {"id": str, "shot": int, "frame": int, "embedder": str, "label": str, "pinned": bool}
+_FIELDS = {"id": str, "shot": int, "frame": int, "embedder": str, "label": str, "pinned": bool, "excluded": bool}
+# version 1 knew no excluded keyframes
+_FIELDS_OF = {"1": {name: kind for name, kind in _FIELDS.items() if name != "excluded"}, str(FORMAT_VERSION): _FIELDS}
 
 
 def save_bank(bank: MemoryBank, path: Path) -> None:
@@ -65,24 +67,24 @@ def load_bank(path: Path) -> MemoryBank:
             if metadata.get("format") != "storymem_bank":
                 raise ValueError("it holds something else")
             version = metadata.get("format_version", "")
-            if version == str(FORMAT_VERSION):
-                return _read(file, metadata)
+            if version in _FIELDS_OF:
+                return _read(file, metadata, _FIELDS_OF[version])
     except (SafetensorError, ValueError, RecursionError) as error:
         remedy = "Choose a file that Save Memory Bank wrote; if it is one, it was damaged: save or copy it again"
         problem = f"not a readable StoryMem bank ({error})"
         raise InputError("bank_file", str(path), problem, remedy) from error
-    problem = f"format version {version}, this pack reads {FORMAT_VERSION}"
+    problem = f"format version {version}, this pack reads up to {FORMAT_VERSION}"
     raise InputError("bank_file", str(path), problem, "Update ComfyUI-StoryMem")
 
 
-def _read(file: safe_open, metadata: dict[str, str]) -> MemoryBank:
-    """The bank in an open file of this version; ValueError says what is wrong with it."""
+def _read(file: safe_open, metadata: dict[str, str], fields: dict[str, type]) -> MemoryBank:
+    """The bank in an open file whose keyframes have `fields`; ValueError says what is wrong with it."""
     text = metadata.get("bank", "")
     description = json.loads(text)
     _require(description, _SETTINGS | {"keyframes": list}, "the bank")
     records = description.pop("keyframes")
     for i, record in enumerate(records):
-        _require(record, _FIELDS | {"quality": (float, type(None))}, f"keyframe {i}")
+        _require(record, fields | {"quality": (float, type(None))}, f"keyframe {i}")
     names = {f"{kind}.{i}" for kind in ("image", "embedding") for i in range(len(records))}
     if set(file.keys()) != names:
         raise ValueError(f"{len(records)} keyframes do not match {len(file.keys())} tensors")

@@ -10,19 +10,24 @@ from storymem_core.bank import Keyframe, MemoryBank
 from storymem_core.errors import InputError
 
 
-def make(number, shot=1, pinned=False):
+def make(number, shot=1, pinned=False, excluded=False):
     """A keyframe whose picture says its number, so that no two are alike."""
     image = np.full((2, 3, 3), number % 256, np.uint8)
     image[0, 0] = number // 256
-    return Keyframe(image, shot, number, np.array([0.6, 0.8], np.float32), "test", pinned=pinned)
+    return Keyframe(image, shot, number, np.array([0.6, 0.8], np.float32), "test", pinned=pinned, excluded=excluded)
 
 
 def numbers(keyframes):
     return [keyframe.frame for keyframe in keyframes]
 
 
-def literal_recall(stored, pinned, capacity, sink):
-    """The rule word by word: stored numbers in order, the set of pinned ones -> recalled numbers."""
+def exclude(bank, *excluded):
+    return replace(bank, keyframes=[replace(k, excluded=k.frame in excluded) for k in bank.keyframes])
+
+
+def literal_recall(stored, pinned, capacity, sink, excluded=()):
+    """The rule word by word: stored numbers in order, the sets of pinned and excluded ones -> recalled numbers."""
+    stored = [number for number in stored if number not in excluded]
     room = []
     for number in stored:
         if number in pinned:
@@ -77,6 +82,28 @@ def test_recall_equals_the_literal_rule():
     # the cases that tell the rules apart must have come up
     assert overlapping > 50
     assert full > 200
+
+
+def test_an_excluded_keyframe_is_as_good_as_not_stored():
+    rng = random.Random(6)
+    of_pinned = of_sink = 0
+    for _ in range(300):
+        bank, stored, pinned = random_bank(rng)
+        excluded = {number for number in stored if rng.random() < 0.3}
+        bank = exclude(bank, *excluded)
+        expected = literal_recall(stored, pinned, bank.capacity, bank.sink, excluded)
+        assert numbers(bank.recall()) == expected
+        assert numbers(bank.sink_keyframes) == [number for number in stored if number not in excluded][: bank.sink]
+        assert numbers(bank.keyframes) == stored, "it stays in the bank"
+        of_pinned += bool(pinned & excluded)
+        of_sink += bool(excluded & set(stored[: bank.sink]))
+    assert of_pinned > 50 and of_sink > 50
+
+
+def test_an_excluded_reference_needs_no_capacity():
+    references = [make(n, 0, pinned=True, excluded=n < 2) for n in range(4)]
+    bank = MemoryBank(capacity=2, sink=0).add_references(references)
+    assert numbers(bank.recall()) == [2, 3]
 
 
 def test_sink_then_most_recent():
@@ -157,6 +184,7 @@ def test_limit_drops_the_oldest_outside_sink_and_references():
     assert numbers(bank.keyframes) == [0, 1, 50, 20, 30, 31]
     bank = bank.add_references([make(51, 0, pinned=True)])
     assert numbers(bank.keyframes) == [0, 1, 50, 30, 31, 51]
+    assert not {0, 50} & set(numbers(exclude(bank, 0, 50).add_shot([make(60, 5), make(61, 5)]).keyframes))
     with pytest.raises(InputError, match="limit=6"):
         bank.add_shot([make(n, 5) for n in (40, 41, 42)])
 
@@ -182,7 +210,7 @@ def test_contradicting_settings_are_refused(settings, named):
 
 def test_more_references_than_capacity():
     bank = MemoryBank(capacity=3).add_references(make(n, 0, pinned=True) for n in range(4))
-    with pytest.raises(InputError, match=r"capacity=3: 4 reference images.*Raise capacity to 4"):
+    with pytest.raises(InputError, match=r"capacity=3: 4 keyframes are pinned.*Raise capacity to 4"):
         bank.recall()
     assert numbers(bank.recall(capacity=4)) == [0, 1, 2, 3]
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def story():
     ]
     shot = [
         Keyframe(image(16, 24), 2, 0, unit(rng, 84), "color-layout-1", 312.25),
-        Keyframe(image(16, 24), 2, 40, unit(rng, 84), "color-layout-1", np.float32(0.3)),
+        Keyframe(image(16, 24), 2, 40, unit(rng, 84), "color-layout-1", np.float32(0.3), excluded=True),
     ]
     bank = MemoryBank(capacity=7, sink=2, limit=9).add_references(references)
     return bank.add_shot([]).add_shot(shot).add_shot([])
@@ -44,7 +45,7 @@ def facts(bank):
     settings = (bank.capacity, bank.sink, bank.policy, bank.shots, bank.limit)
     return settings, [
         [k.id, k.image.shape, k.image.tobytes(), k.embedding.dtype, k.embedding.tobytes()]
-        + [getattr(k, name) for name in ("shot", "frame", "embedder", "quality", "label", "pinned")]
+        + [getattr(k, name) for name in ("shot", "frame", "embedder", "quality", "label", "pinned", "excluded")]
         for k in bank.keyframes
     ]
 
@@ -77,7 +78,7 @@ def test_save_and_load_is_lossless(saved):
     loaded = load_bank(saved)
     assert facts(loaded) == facts(story())
     assert loaded.keyframes[0].quality is None
-    assert loaded.recall() == loaded.keyframes
+    assert loaded.recall() == loaded.keyframes[:3]
     assert not loaded.keyframes[0].image.flags.writeable
 
 
@@ -197,8 +198,28 @@ def test_safetensors_file_of_something_else(tmp_path):
 
 
 def test_newer_version_says_to_update(saved):
-    resave(saved, format_version="2", bank="unknown to us")
-    refused(saved, r"format version 2, this pack reads 1\. Update")
+    resave(saved, format_version="3", bank="unknown to us")
+    refused(saved, r"format version 3, this pack reads up to 2\. Update")
+
+
+def test_a_file_of_version_1_has_nothing_excluded(saved):
+    def as_version_1(description):
+        for record in description["keyframes"]:
+            del record["excluded"]
+
+    resave(saved, format_version="1", bank=as_version_1)
+    old = MemoryBank(
+        tuple(replace(keyframe, excluded=False) for keyframe in story().keyframes),
+        **{name: getattr(story(), name) for name in ("capacity", "sink", "shots", "limit")},
+    )
+    assert facts(old) != facts(story())
+    assert facts(load_bank(saved)) == facts(old)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_version_has_exactly_its_fields(saved, version):
+    resave(saved, format_version=version, bank=lambda d: [r.pop("excluded") for r in d["keyframes"][version == "1" :]])
+    refused(saved, "keyframe 0 needs exactly id, shot")
 
 
 def drop(name):

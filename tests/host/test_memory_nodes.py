@@ -19,6 +19,8 @@ from storymem_core.quality import sharpness
 from storymem_core.storage import load_bank, save_bank
 
 OVERLAP = {"cut": 0, "first_frame": 1, "motion_frames": 5}
+THUMBNAIL_HEIGHT = 192
+DESCRIPTION = ("id", "shot", "frame", "quality", "label", "pinned", "excluded")
 
 
 def memory_bank(graph, bank=None, capacity=10, sink=3, **references):
@@ -35,10 +37,27 @@ def as_uint8(images):
     return (images * 255).round().to(torch.uint8).numpy()
 
 
-def shown_pictures(client, outputs):
-    """The previews of a node, as the browser loads them: uint8 [H, W, 3] each."""
-    assert all(file["type"] == "temp" for file in outputs["images"])
-    return [np.array(Image.open(io.BytesIO(client.view(**file)))) for file in outputs["images"]]
+def shown_pictures(client, shown):
+    """The thumbnails of keyframes, as the browser loads them: uint8 [H, W, 3] each."""
+    files = [keyframe["image"] for keyframe in shown]
+    assert all(file["type"] == "temp" for file in files)
+    return [np.array(Image.open(io.BytesIO(client.view(**file)))) for file in files]
+
+
+def assert_alike(thumbnails, pictures):
+    """Thumbnails show these pictures, in this order; a JPEG is near its picture, another picture is not."""
+    assert len(thumbnails) == len(pictures)
+    for thumbnail, picture in zip(thumbnails, pictures, strict=True):
+        height, width = picture.shape[:2]
+        scale = min(1, THUMBNAIL_HEIGHT / height)
+        size = round(width * scale), round(height * scale)
+        expected = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+        assert np.abs(thumbnail.astype(int) - expected).mean() < 8
+
+
+def described(shown):
+    """What keyframes are, without what this node says of them: mark and thumbnail."""
+    return [{name: keyframe[name] for name in DESCRIPTION} for keyframe in shown]
 
 
 def picture_id(picture):
@@ -81,17 +100,19 @@ def test_a_bank_recalls_references_the_sink_and_the_most_recent(client):
     pictures = {seed: as_uint8(graph.read(file)) for seed, file in pictures.items()}
     images = {picture_id(pictures[seed][frame]): pictures[seed][frame] for seed, _, frame, _ in stored}
     stored = [
-        {"id": id, "shot": shot, "frame": frame, "quality": None, "label": label, "pinned": shot == 0}
+        dict(zip(DESCRIPTION, (id, shot, frame, None, label, shot == 0, False), strict=True))
         for id, (_, shot, frame, label) in zip(images, stored, strict=True)
     ]
     for numbers, node, file in zip(settings, nodes, files, strict=True):
         expected = literal_recall(stored, *numbers)
         assert len(expected) == min(len(stored), numbers[0])
-        shown = history["outputs"][node[0]]
-        assert shown["storymem_keyframes"] == expected, numbers
+        shown = history["outputs"][node[0]]["storymem_keyframes"]
+        assert described(shown) == stored
+        assert [keyframe["recalled"] for keyframe in shown] == [keyframe in expected for keyframe in stored], numbers
+        assert [keyframe["sink"] for keyframe in shown] == [place < numbers[1] for place in range(len(stored))]
         expected = np.stack([images[keyframe["id"]] for keyframe in expected])
         assert np.array_equal(as_uint8(graph.read(file)), expected)
-        assert np.array_equal(shown_pictures(client, shown), expected)
+        assert_alike(shown_pictures(client, shown), list(images.values()))
 
 
 def test_an_empty_bank_shows_nothing(client):
@@ -99,7 +120,7 @@ def test_an_empty_bank_shows_nothing(client):
     node = memory_bank(graph)
     file = graph.write(output(node, 1))
     shown = graph.run()["outputs"][node[0]]
-    assert shown["images"] == [] and shown["storymem_keyframes"] == []
+    assert shown == {"storymem_keyframes": [], "storymem_stored": [0], "storymem_edits": [""]}
     assert graph.read(file).shape[0] == 0
 
 
@@ -113,17 +134,21 @@ def test_a_reference_given_again_is_stored_once(client):
     assert [keyframe["label"] for keyframe in shown] == ["Ada", "Bo"]
 
 
-def test_pictures_of_several_sizes_are_shown_at_the_size_of_the_last(client):
+def test_pictures_of_several_sizes_come_out_at_the_size_of_the_last(client):
+    """Their thumbnails keep their shape, and those of small pictures their size."""
     graph = Graph(client)
-    first = memory_bank(graph, reference_images=graph.images(1, 2, height=64, width=32))
+    tall = graph.images(1, 2, height=384, width=32)
+    first = memory_bank(graph, reference_images=tall)
     last = graph.images(2, 1)
     node = memory_bank(graph, first, reference_images=last)
-    file, last = graph.write(output(node, 1)), graph.write(last)
-    shown = graph.run()["outputs"][node[0]]
+    file, last, tall = graph.write(output(node, 1)), graph.write(last), graph.write(tall)
+    shown = graph.run()["outputs"][node[0]]["storymem_keyframes"]
     images = graph.read(file)
     assert images.shape == (3, HEIGHT, WIDTH, 3)
     assert torch.equal(images[2], graph.read(last)[0])
-    assert np.array_equal(shown_pictures(client, shown), as_uint8(images))
+    thumbnails = shown_pictures(client, shown)
+    assert [thumbnail.shape[:2] for thumbnail in thumbnails] == [(192, 16), (192, 16), (HEIGHT, WIDTH)]
+    assert_alike(thumbnails, [*as_uint8(graph.read(tall)), *as_uint8(graph.read(last))])
 
 
 def read_report(text):
@@ -202,8 +227,8 @@ def test_keyframes_of_a_real_clip_are_those_of_the_literal_procedure(client):
             )
             assert report.startswith(f"shot {shot + 1}: ") and "built-in colour-layout descriptor" in report
             lowered.add(report.splitlines()[0].split()[-1] != f"{changes.get('threshold', 0.9):.2f}")
-            expected = pictures[frames][indices]
-            assert np.array_equal(np.array(shown_pictures(client, shown)).reshape(expected.shape), expected)
+            assert_alike(shown_pictures(client, shown["storymem_keyframes"]), pictures[frames][indices])
+            assert shown["storymem_stored"] == [len(known) + len(indices)]
             for keyframe in shown["storymem_keyframes"]:
                 assert keyframe["shot"] == shot + 1 and keyframe["label"] == ("Bunny" if shot else "")
                 quality = scores[frames[keyframe["frame"]]] if "quality" in changes else None
@@ -309,10 +334,11 @@ def test_a_bank_comes_back_from_its_file_as_it_was(client, server):
     outputs = graph.run()["outputs"]
     assert outputs[saved[0]]["text"] == ["round/trip/bank_00001.safetensors"]
     assert torch.equal(*(graph.read(file) for file in files))
-    assert len(outputs[loaded[0]]["storymem_keyframes"]) == 4
-    assert outputs[loaded[0]]["storymem_keyframes"] == outputs[before[0]]["storymem_keyframes"]
-    pictures = [shown_pictures(client, outputs[node[0]]) for node in (before, loaded)]
-    assert np.array_equal(*pictures)
+    shown = outputs[before[0]]["storymem_keyframes"]
+    assert sum(keyframe["recalled"] for keyframe in shown) == 4
+    for keyframe in shown:
+        del keyframe["unedited"]
+    assert outputs[loaded[0]]["storymem_keyframes"] == shown
     folder = server.base / "output" / "round" / "trip"
     contents = [read_safetensors(folder / f"{name}_00001.safetensors") for name in ("bank", "again")]
     assert contents[0] == contents[1]
@@ -458,10 +484,11 @@ def test_a_small_story(client):
     assert torch.equal(film, torch.cat([first, second[5:]]))
     assert outputs[first_latent[0]]["storymem_recalled"] == []
     stored = outputs[bank[0]]["storymem_keyframes"]
-    assert 1 <= len(stored) <= 3 and outputs[latent[0]]["storymem_recalled"] == stored
+    assert 1 <= len(stored) <= 3 and outputs[latent[0]]["storymem_recalled"] == described(stored)
     stored = stored + outputs[after[0]]["storymem_keyframes"]
     assert {keyframe["shot"] for keyframe in stored} == {1, 2}
-    assert outputs[recalled[0]]["storymem_keyframes"] == stored
+    shown = outputs[recalled[0]]["storymem_keyframes"]
+    assert described(shown) == described(stored) and all(keyframe["recalled"] for keyframe in shown)
     shots = {1: as_uint8(first.clamp(0, 1)), 2: as_uint8(second.clamp(0, 1))}
     expected = np.stack([shots[keyframe["shot"]][keyframe["frame"]] for keyframe in stored])
     assert np.array_equal(as_uint8(keyframes), expected)
