@@ -1,6 +1,6 @@
 """The pack's ComfyUI nodes: schema, a call into the core, return."""
 
-from . import director, films, keyframes, lora, memory, sampling, shots, story
+from . import director, films, keyframes, lora, memory, sampling, shots, story, training
 
 NODES = [
     memory.StoryMemMemoryBank,
@@ -20,4 +20,6 @@ NODES = [
     films.StoryMemSaveShot,
     films.StoryMemLoadShot,
     films.StoryMemFilm,
+    training.StoryMemTrainingSet,
+    training.StoryMemExportTrainingSet,
 ]

@@ -59,7 +59,7 @@ def _caption(keyframe: Keyframe, shots: Sequence[int]) -> list[tuple[str, tuple[
     if shots:
         numbers = ", ".join(map(str, shots))
         return [*caption, (f"recalled by shot{'s' if len(shots) > 1 else ''} {numbers}", _RECALLED)]
-    return [*caption, ("not recalled", _FAINT)]
+    return [*caption, ("excluded" if keyframe.excluded else "not recalled", _FAINT)]
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:

@@ -79,24 +79,11 @@ class OpenClip:
         # Imported here because it takes seconds, which only its users should pay.
         import open_clip
 
-        config = _plain_clip_config(architecture)
-        weights = _load_weights(checkpoint)
-        # On the meta device no time goes into random weights that are replaced at once.
-        with torch.device("meta"):
-            model = open_clip.CLIP(**config)
-        try:
-            model.load_state_dict(weights, assign=True)
-        except (RuntimeError, TypeError) as error:
-            raise InputError(
-                "clip_checkpoint",
-                str(checkpoint),
-                f"these are not the weights of a {architecture}",
-                "Choose open_clip weights of that architecture, or the architecture of these weights.",
-            ) from error
+        model = load_clip(checkpoint, architecture)
         self.name = f"open-clip/{architecture}/{_content_hash(checkpoint)}"
         self._device = torch.device(device)
         self._tower = model.visual.to(self._device, torch.float32).eval()
-        self._width = config["embed_dim"]
+        self._width = model.visual.output_dim
         self._prepare = open_clip.image_transform(model.visual.image_size, is_train=False)
 
     @torch.no_grad()
@@ -111,6 +98,27 @@ class OpenClip:
             features = self._tower(torch.stack(batch).to(self._device))
             embeddings[start : start + self.BATCH] = torch.nn.functional.normalize(features, dim=-1).cpu()
         return embeddings
+
+
+def load_clip(checkpoint: Path, architecture: str) -> torch.nn.Module:
+    """An open_clip model with the weights of a file; InputError as OpenClip's."""
+    import open_clip
+
+    config = _plain_clip_config(architecture)
+    weights = load_weights(checkpoint)
+    # On the meta device no time goes into random weights that are replaced at once.
+    with torch.device("meta"):
+        model = open_clip.CLIP(**config)
+    try:
+        model.load_state_dict(weights, assign=True)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            "clip_checkpoint",
+            str(checkpoint),
+            f"these are not the weights of a {architecture}",
+            "Choose open_clip weights of that architecture, or the architecture of these weights.",
+        ) from error
+    return model
 
 
 def _require_pictures(images: np.ndarray) -> None:
@@ -141,7 +149,8 @@ def _plain_clip_config(architecture: str) -> dict:
     return config
 
 
-def _load_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+def load_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a file, .safetensors or a .pt of tensors only; InputError for any other."""
     try:
         if checkpoint.suffix == ".safetensors":
             return load_file(checkpoint)

@@ -39,7 +39,9 @@ def _check_shapes(model: ModelPatcher, key: str, adapter: object, lora_name: str
     if not isinstance(adapter, LoRAAdapter):
         return
     up, down = adapter.weights[:2]
-    made_for, weight = (up.shape[0], down.shape[1]), tuple(get_attr(model.model, key).shape)
+    # a convolution is stored as the matrix of its flattened kernel
+    weight = get_attr(model.model, key)
+    made_for, weight = (up.shape[0], down[0].numel()), (weight.shape[0], weight[0].numel())
     if up.ndim == 2 and weight != made_for:
         raise InputError(
             "lora_name",

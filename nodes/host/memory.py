@@ -79,7 +79,7 @@ def with_memory(model: ModelPatcher, memory: Memory, name: str = "model") -> Mod
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _memory_window(memory))
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _video_previews(memory))
     rope = "diffusion_model.rope_encode"
-    patched.add_object_patch(rope, _memory_positions(patched.get_model_object(rope)))
+    patched.add_object_patch(rope, memory_positions(patched.get_model_object(rope)))
     if memory.strength not in (0, 1):
         for i in range(len(patched.get_model_object("diffusion_model").blocks)):
             forward = f"diffusion_model.blocks.{i}.self_attn.forward"
@@ -126,7 +126,7 @@ def _video_previews(memory: Memory):
     return sample
 
 
-def _memory_positions(rope_encode):
+def memory_positions(rope_encode):
     """Wraps the model's rope_encode: memory frames are drawn apart, in the past; the video as without memory."""
 
     def rope_with_memory(t, h, w, *args, transformer_options=None, **kwargs):

@@ -12,10 +12,10 @@ from comfy.sd import VAE
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
 from ...storymem_core.bank import Keyframe
-from ...storymem_core.conditioning import check_shot_size, latent_frames, unknown_mask
+from ...storymem_core.conditioning import SPATIAL_STRIDE, check_shot_size, latent_frames, unknown_mask
 from ...storymem_core.errors import InputError
 from ...storymem_core.transitions import Transition
-from .latents import LATENT_CHANNELS, check_wan_vae, encode_keyframe, encode_shot
+from .latents import check_wan_vae, encode_keyframe, encode_shot
 
 LATENT_KEY = "storymem"
 MEMORY_SEED = int.from_bytes(b"StoryMem", "big")
@@ -38,13 +38,11 @@ def condition_shot(
     check_shot_size(width, height, length)
     check_wan_vae(vae)
     memory = [encode_keyframe(vae, keyframe, width, height) for keyframe in recalled]
-    known = torch.cat([*memory, encode_shot(vae, transition, width, height, length)], dim=2)
-    mask = unknown_mask(len(recalled), length, transition.overlap, width, height)
-    values = {"concat_latent_image": known, "concat_mask": mask}
+    values = known_frames(memory, encode_shot(vae, transition, width, height, length), transition.overlap, length)
     positive = node_helpers.conditioning_set_values(positive, values)
     negative = node_helpers.conditioning_set_values(negative, values)
 
-    shape = [1, LATENT_CHANNELS, known.shape[2], height // 8, width // 8]
+    shape = values["concat_latent_image"].shape
     samples = torch.zeros(shape, device=comfy.model_management.intermediate_device())
     return (
         positive,
@@ -54,6 +52,17 @@ def condition_shot(
             LATENT_KEY: {"memory": len(recalled), "video": latent_frames(length)},
         },
     )
+
+
+def known_frames(memory: list[torch.Tensor], shot: torch.Tensor, overlap: int, length: int) -> dict:
+    """What the model is told beside the prompt, as values of a CONDITIONING: memory first, then the shot.
+
+    memory: latents [1, 16, 1, h, w] of keyframes, oldest first; shot: latents [1, 16, T, h, w] of what is known of a
+    shot of `length` frames, of which the first `overlap` are known.
+    """
+    height, width = (size * SPATIAL_STRIDE for size in shot.shape[3:])
+    mask = unknown_mask(len(memory), length, overlap, width, height)
+    return {"concat_latent_image": torch.cat([*memory, shot], dim=2), "concat_mask": mask}
 
 
 def memory_noise(latent: dict, seed: int) -> torch.Tensor:

@@ -64,12 +64,14 @@ def test_captions_say_everything(words):
         keyframe(1, shot=0, label="the hero", pinned=True),
         keyframe(2, shot=2, frame=40, quality=312.4),
         keyframe(3, shot=3, frame=7, quality=3.14159, label="coat"),
+        keyframe(4, shot=3, frame=9, excluded=True),
     ]
     contact_sheet(frames, {frames[0].id: [2, 3, 4], frames[1].id: (4,), "another": [9]})
     assert words == [
         *("reference, pinned", "the hero", "recalled by shots 2, 3, 4"),
         *("shot 2, frame 40", "quality 312", "recalled by shot 4"),
         *("shot 3, frame 7", "coat", "quality 3.14", "not recalled"),
+        *("shot 3, frame 9", "excluded"),
     ]
 
 

@@ -143,6 +143,19 @@ class ProbeAgain(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class ProbeAfter(io.ComfyNode):
+    """The same MODEL object, but not before a LoRA was trained."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Model.Input("model"), io.Custom("LORA_MODEL").Input("after")]
+        return node("ProbeAfter", inputs, [io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, after):
+        return io.NodeOutput(model)
+
+
 class ProbeWeights(io.ComfyNode):
     """Writes a model's weights with all its patches applied."""
 
@@ -290,6 +303,92 @@ class ProbeNotWan(io.ComfyNode):
         return io.NodeOutput(model)
 
 
+class ProbeTrainingSet(io.ComfyNode):
+    """Writes every sample of a training set: its latent and what its conditioning tells the model."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Latent.Input("latents"), io.Conditioning.Input("positive"), io.String.Input("name")]
+        return io.Schema("ProbeTrainingSet", category="probe", inputs=inputs, is_input_list=True, is_output_node=True)
+
+    @classmethod
+    def execute(cls, latents, positive, name):
+        tensors = {}
+        for i, (latent, ((cross_attn, values),)) in enumerate(zip(latents, positive, strict=True)):
+            tensors |= {f"{i}.latent": latent["samples"], f"{i}.cross_attn": cross_attn}
+            tensors |= {f"{i}.{key}": value for key, value in values.items() if key.startswith("concat_")}
+        save_file(
+            {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()},
+            output_file(name[0]),
+        )
+        return io.NodeOutput()
+
+
+class ProbeTrainer(io.ComfyNode):
+    """Writes the shape and device of every sample's conditioning as the trainer holds it, and how much noise."""
+
+    @classmethod
+    def define_schema(cls):
+        return node("ProbeTrainer", [io.Model.Input("model"), io.String.Input("name")], [io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, name):
+        def wrapper(executor, guider, sigmas, extra_args, callback, noise, *args):
+            held = [c["model_conds"]["c_concat"].cond for c in guider.conds["positive"]]
+            seen = {"conds": [[list(t.shape), t.device.type] for t in held], "noise": list(noise.shape)}
+            output_file(name).write_text(json.dumps(seen))
+            return executor(guider, sigmas, extra_args, callback, noise, *args)
+
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "probe_trainer", wrapper)
+        return io.NodeOutput(model)
+
+
+class ProbeLoss(io.ComfyNode):
+    """Writes the losses of a training run, step by step, as JSON."""
+
+    @classmethod
+    def define_schema(cls):
+        return node("ProbeLoss", [io.Custom("LOSS_MAP").Input("loss"), io.String.Input("name")], [], output_node=True)
+
+    @classmethod
+    def execute(cls, loss, name):
+        output_file(name).write_text(json.dumps(loss["loss"]))
+        return io.NodeOutput()
+
+
+class ProbeModelInput(io.ComfyNode):
+    """Writes what the network itself gets in its last call: input, time step, text, and the rotations it makes."""
+
+    @classmethod
+    def define_schema(cls):
+        return node("ProbeModelInput", [io.Model.Input("model"), io.String.Input("name")], [io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model, name):
+        path = output_file(name)
+
+        def wrapper(executor, x, timestep, context, *args, **kwargs):
+            seen, wan = {}, executor.class_obj
+            rope_encode = wan.rope_encode
+
+            def seen_rope(*args, **kwargs):
+                seen["rotations"] = rope_encode(*args, **kwargs)
+                return seen["rotations"]
+
+            wan.rope_encode = seen_rope
+            try:
+                return executor(x, timestep, context, *args, **kwargs)
+            finally:
+                wan.rope_encode = rope_encode
+                seen |= {"x": x, "timestep": timestep, "context": context}
+                save_file({key: tensor.detach().float().contiguous() for key, tensor in seen.items()}, path)
+
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "probe_input", wrapper)
+        return io.NodeOutput(model)
+
+
 class Probes(ComfyExtension):
     async def get_node_list(self):
         return [
@@ -299,6 +398,7 @@ class Probes(ComfyExtension):
             ProbeModelCalls,
             ProbeAttention,
             ProbeAgain,
+            ProbeAfter,
             ProbeWeights,
             ProbeRope,
             ProbeImages,
@@ -306,6 +406,10 @@ class Probes(ComfyExtension):
             ProbeNoise,
             ProbeClipVision,
             ProbeNotWan,
+            ProbeTrainingSet,
+            ProbeTrainer,
+            ProbeLoss,
+            ProbeModelInput,
         ]
 
 
