@@ -3,12 +3,13 @@ PYTHON ?= python3
 HOST = $(PYTHON) tools/setup.py
 PORT ?= 8188
 
-.PHONY: help setup demo test lint bench serve clean
+.PHONY: help setup demo test lint bench eval serve clean
 
 help:
 	@echo "make demo              a story of seven shots through a real ComfyUI server, into demo_output/"
 	@echo "make test              lint, core tests, tests against a real ComfyUI server and in a real browser"
 	@echo "make bench             the benchmark table"
+	@echo "make eval              consistency over whole stories of the small world, against its truth"
 	@echo "make serve PORT=8188   ComfyUI with this pack and the demo models, for a browser"
 	@echo "make lint, make setup, make clean"
 
@@ -30,6 +31,9 @@ lint:
 
 bench:
 	@$(HOST) -m benchmarks
+
+eval:
+	@$(HOST) -m evaluation world
 
 serve:
 	@$(HOST) -m tools.server $(PORT)
