@@ -4,6 +4,7 @@ The browser's own measure (Event Timing): from the click or key press to the fra
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -19,6 +20,7 @@ from tools.setup import BASE, FOOTAGE_NAME, REPO, make_base
 GOAL = 100.0  # milliseconds
 LEAST = 16.0  # what the browser does not report took less
 KEYFRAMES = 100
+SHOTS, SCENES = 60, 6
 OBSERVE = """() => {
   window.latencies = new Map();
   const take = (list) => {
@@ -32,7 +34,9 @@ OBSERVE = """() => {
 def run() -> list[Row]:
     """Measure, print what was measured, and return the rows."""
     with open_front_end() as front_end:
-        return [row(f"interaction, memory strip of {KEYFRAMES} keyframes", memory_strip(front_end))]
+        strip = row(f"interaction, memory strip of {KEYFRAMES} keyframes", memory_strip(front_end))
+        front_end.clear()
+        return [strip, row(f"interaction, storyboard of {SHOTS} shots", storyboard(front_end))]
 
 
 def row(name: str, latencies: list[float]) -> Row:
@@ -102,6 +106,31 @@ def memory_strip(front_end: FrontEnd) -> list[float]:
     moves = measure(front_end, [press(key) for key in ["ArrowLeft"] * 10 + ["ArrowUp"] * 10])
     page.keyboard.up("Alt")
     return flags + moves
+
+
+def storyboard(front_end: FrontEnd) -> list[float]:
+    """Type, choose, move, add and delete by keyboard and mouse, all over a story."""
+    page, count = front_end.page, SHOTS // SCENES
+    prompt = "A small fox with a red scarf runs over the frozen lake while the evening sun sets behind the hills. " * 3
+    lists = {"cut": [True] * count, "length": [81] * count, "characters": [["Fox"]] * count}
+    scenes = [{"scene_num": n, "video_prompts": [prompt] * count, **lists} for n in range(1, SCENES + 1)]
+    node = front_end.add("StoryMemScript", script=json.dumps({"story_name": "S", "scenes": scenes}, indent=2))
+    page.evaluate("(id) => app.graph.getNodeById(id).setSize([520, 800])", node)
+    front_end.show(node)
+    cards = page.locator(".storymem-board-card")
+    cards.nth(SHOTS - 1).wait_for(state="attached")
+    page.wait_for_timeout(2000)
+    latencies = []
+    for place in (0, 29, 58):
+        cards.nth(place).get_by_label("Prompt").focus()
+        latencies += measure(front_end, [lambda: page.keyboard.press("x")] * 8)
+        cards.nth(place).get_by_role("button", name="Move shot").focus()
+        latencies += measure(
+            front_end, [lambda key=key: page.keyboard.press(key) for key in ("ArrowDown", "ArrowUp") * 4]
+        )
+    deletes = [cards.nth(place).get_by_role("button", name="Delete shot").click for place in (3, 20, 40, 55)]
+    adds = [page.get_by_role("button", name="Add shot").nth(place).click for place in (0, 2, 4, 5)]
+    return latencies + measure(front_end, deletes + adds)
 
 
 if __name__ == "__main__":

@@ -110,8 +110,8 @@ class StoryMemDirector(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_) -> float:
-        return float("nan")  # finished shots may have been deleted or damaged since
+    def fingerprint_inputs(cls, **_) -> int:
+        return time.time_ns()  # finished shots may have been deleted or damaged since
 
     @classmethod
     def execute(cls, story, **inputs) -> io.NodeOutput:
@@ -136,11 +136,21 @@ def graph_hash(prompt, link: list, known: dict) -> str:
     return f"{known[number]}.{slot}"
 
 
+def script_above(prompt, link: list) -> str | None:
+    """The Story Script that a story comes from, through whatever lies between."""
+    node = prompt.get_node(link[0])
+    if node["class_type"] == "StoryMemScript":
+        return link[0]
+    above = (script_above(prompt, value) for value in node["inputs"].values() if is_link(value))
+    return next(filter(None, above), None)
+
+
 class _Production:
     """The sub-graphs of one story, shot after shot."""
 
     def __init__(self, story, inputs: dict, links: dict, prompt, root: Path):
         self.story, self.inputs, self.links, self.root = story, inputs, links, root
+        self.script = script_above(prompt, links["story"])
         self.graph = GraphBuilder()
         self.start = inputs.get("bank") or MemoryBank()
         self.key = shot_key("", self.settings(prompt))
@@ -161,7 +171,7 @@ class _Production:
         return {
             "models": {name: graph_hash(prompt, link, known) for name, link in self.link(*sockets).items()},
             "bank": [
-                [[keyframe.id, keyframe.label, keyframe.pinned, keyframe.shot] for keyframe in start.keyframes],
+                [[k.id, k.label, k.pinned, k.excluded, k.shot] for k in start.keyframes],
                 [start.capacity, start.sink, start.policy, start.shots, start.limit],
             ],
             "values": self.values(
@@ -229,7 +239,7 @@ class _Production:
                 sampled.append(shot.number)
                 for i, (label, file) in enumerate(references, 1):
                     bank = self.remember(f"shot{shot.number}_reference{i}", label, file, bank)
-                last = {"previous_images": previous.out(2)} if previous else {}
+                last = {"previous_shot": previous.out(0)} if previous else {}
                 latent, transition = self.sample(shot, kind, length, seed, bank, negative, last)
                 previous = graph.node(
                     "StoryMemSaveShot",
@@ -251,7 +261,8 @@ class _Production:
         film = self.root / f"film-{self.key}.mp4"
         name = film.relative_to(output_root().resolve()).as_posix()
         film = graph.node("StoryMemFilm", "film", shot=previous.out(0), film=name)
-        return io.NodeOutput(film.out(0), film.out(1), expand=graph.finalize())
+        shown = {"script": self.script, "prompts": [shot.prompt for shot in shots]}  # for the storyboard
+        return io.NodeOutput(film.out(0), film.out(1), ui={"storymem_story": [shown]}, expand=graph.finalize())
 
     def length(self, shot) -> int:
         return self.inputs["length"] if shot.length is None else shot.length

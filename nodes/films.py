@@ -1,12 +1,16 @@
 """Finished shots: written at once, found again, and joined to the film. Story Director builds with these."""
 
+import json
+import time
 from pathlib import Path
 
-import cv2
 import folder_paths
 import torch
+from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 from comfy_execution.graph import ExecutionBlocker
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ..storymem_core.contact_sheet import contact_sheet
 from ..storymem_core.film import count_frames, join_videos, replace_file
@@ -31,21 +35,27 @@ def saved_result(path: Path) -> ui.SavedResult:
     return ui.SavedResult(relative.name, relative.parent.as_posix(), io.FolderType.output)
 
 
+def workflow_tags(hidden) -> dict[str, str]:
+    """What the host writes into its own files, so that one dropped onto the canvas opens the workflow."""
+    values = {} if args.disable_metadata else {"prompt": hidden.prompt, **(hidden.extra_pnginfo or {})}
+    return {name: json.dumps(value) for name, value in values.items() if value is not None}
+
+
 def shot_outputs() -> list:
     return [
         Shot.Output(display_name="shot", tooltip="The finished shot, with all before it."),
         Bank.Output(display_name="bank", tooltip="The memory after this shot."),
-        io.Image.Output(display_name="last_frames", tooltip="What the next shot may continue."),
     ]
 
 
-def outputs_of(shot: ShotFiles, bank) -> io.NodeOutput:
-    last = torch.from_numpy(shot.last_frames()).float() / 255
-    return io.NodeOutput(shot, bank, last, ui=preview_of(shot))
+def outputs_of(shot: ShotFiles, bank, reused: bool) -> io.NodeOutput:
+    """The outputs of a finished shot. Its picture is shown on its node and on the storyboard.
 
-
-def preview_of(shot: ShotFiles) -> ui.PreviewVideo:
-    return ui.PreviewVideo([saved_result(shot.video)])
+    No video: on a node that showed one, the front end takes the live previews of the next shot for videos too.
+    """
+    thumbnail = saved_result(shot.thumbnail)
+    shown = {"number": shot.number, "reused": reused, "thumbnail": thumbnail}
+    return io.NodeOutput(shot, bank, ui={"images": [thumbnail], "storymem_shot": [shown]})
 
 
 class StoryMemSaveShot(io.ComfyNode):
@@ -80,6 +90,7 @@ class StoryMemSaveShot(io.ComfyNode):
                     min=LAST_FRAMES,
                     max=4097,
                     tooltip="Last frames to keep without loss, for the next shot: 5 to continue, more to cross-fade.",
+                    advanced=True,
                 ),
                 io.Boolean.Input(
                     "match_color",
@@ -94,8 +105,9 @@ class StoryMemSaveShot(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_) -> float:
-        return float("nan")  # what was written may have been deleted since
+    def fingerprint_inputs(cls, **_) -> int:
+        # always new, as what was written may have been deleted since; NaN would make the saved workflow no JSON
+        return time.time_ns()
 
     @classmethod
     def execute(
@@ -136,7 +148,7 @@ class StoryMemSaveShot(io.ComfyNode):
         # A continuation is one take with the shot before: what continues it may reach back into that one.
         last = (images if transition.overlap else pictures)[-keep_last:]
         shot = save_shot(path, number, pictures, last, fps, bank, recalled, crossfade, previous)
-        return outputs_of(shot, bank)
+        return outputs_of(shot, bank, reused=False)
 
 
 class StoryMemLoadShot(io.ComfyNode):
@@ -154,22 +166,20 @@ class StoryMemLoadShot(io.ComfyNode):
                 io.Boolean.Input(
                     "continued",
                     default=True,
-                    tooltip="Read its memory and last frames, for a shot that is sampled next. Else they stay on disk.",
+                    tooltip="Read its memory, for a shot that is sampled next. Else it stays on disk.",
                 ),
             ],
             outputs=shot_outputs(),
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_) -> float:
-        return float("nan")
+    def fingerprint_inputs(cls, **_) -> int:
+        return time.time_ns()
 
     @classmethod
     def execute(cls, folder, continued, previous=None) -> io.NodeOutput:
         shot = load_shot(resolve_inside(output_root(), folder, "folder"), previous)
-        if continued:
-            return outputs_of(shot, shot.bank())
-        return io.NodeOutput(shot, ExecutionBlocker(None), ExecutionBlocker(None), ui=preview_of(shot))
+        return outputs_of(shot, shot.bank() if continued else ExecutionBlocker(None), reused=True)
 
 
 class StoryMemFilm(io.ComfyNode):
@@ -189,19 +199,21 @@ class StoryMemFilm(io.ComfyNode):
                 io.Video.Output(display_name="video", tooltip="The film, for Save Video."),
                 Bank.Output(display_name="bank", tooltip="The memory after the story."),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_) -> float:
-        return float("nan")
+    def fingerprint_inputs(cls, **_) -> int:
+        return time.time_ns()
 
     @classmethod
     def execute(cls, shot, film) -> io.NodeOutput:
+        tags = workflow_tags(cls.hidden)
         path = resolve_inside(output_root(), film, "film")
         shots = shot.story()
         replaced = [later.replaced for later in shots[1:]] + [0]
         parts = [(one.video, left_out) for one, left_out in zip(shots, replaced, strict=True)]
-        replace_file(path, lambda part: join_videos(part, parts))
+        replace_file(path, lambda part: join_videos(part, parts, tags))
 
         bank = shot.bank()
         before = bank.shots - shot.number  # shots the memory had absorbed before this story
@@ -209,9 +221,12 @@ class StoryMemFilm(io.ComfyNode):
         for one in shots:
             for keyframe in one.recalled:
                 recalled_by.setdefault(keyframe, []).append(before + one.number)
-        sheet = cv2.cvtColor(contact_sheet(bank.keyframes, recalled_by), cv2.COLOR_RGB2BGR)
+        sheet = contact_sheet(bank.keyframes, recalled_by)
+        text = PngInfo()
+        for name, value in tags.items():
+            text.add_text(name, value)
         memory = path.with_suffix(".png")
-        replace_file(memory, lambda part: part.write_bytes(cv2.imencode(".png", sheet)[1]))
+        replace_file(memory, lambda part: Image.fromarray(sheet).save(part, "PNG", pnginfo=text))
         shown = {
             "images": [saved_result(path), saved_result(memory)],
             "storymem_shots": [

@@ -1,8 +1,11 @@
 """How a shot begins, and how it is joined to the one before."""
 
+import torch
 from comfy_api.latest import io
 
+from ..storymem_core.errors import InputError
 from ..storymem_core.transitions import OVERLAP, Transition, join_shots
+from .types import Shot
 from .types import Transition as TransitionType
 
 
@@ -29,6 +32,12 @@ class StoryMemShotTransition(io.ComfyNode):
                     optional=True,
                     tooltip="Frames of the previous shot; its last 1 or 5 are used. Not needed for a cut.",
                 ),
+                Shot.Input(
+                    "previous_shot",
+                    optional=True,
+                    tooltip="Instead of previous_images: the previous shot from Save Shot. Its last frames are read "
+                    "from its files only when they are needed.",
+                ),
             ],
             outputs=[
                 TransitionType.Output(
@@ -38,7 +47,14 @@ class StoryMemShotTransition(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, kind, previous_images=None) -> io.NodeOutput:
+    def execute(cls, kind, previous_images=None, previous_shot=None) -> io.NodeOutput:
+        if previous_shot is not None:
+            if previous_images is not None:
+                raise InputError(
+                    "previous_shot", f"shot {previous_shot.number}", "previous_images is connected too", "Connect one"
+                )
+            if OVERLAP[kind]:
+                previous_images = torch.from_numpy(previous_shot.last_frames()).float() / 255
         return io.NodeOutput(Transition.after(kind, previous_images))
 
 

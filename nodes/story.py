@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import folder_paths
@@ -10,6 +11,7 @@ from comfy_api.latest import io
 from ..storymem_core.errors import InputError
 from ..storymem_core.script import Fault, Story, StoryError, parse_story
 from ..storymem_core.storage import resolve_inside
+from .host.routes import answer_post
 from .types import Story as StoryType
 
 NEW_STORY = """{
@@ -65,6 +67,48 @@ def missing_references(story: Story) -> list[Fault]:
     return faults
 
 
+def read_story(script: str) -> Story:
+    """The story of a script or of the file it names. Raises StoryError or InputError."""
+    story = parse_story(read_script(script))
+    if missing := missing_references(story):
+        raise StoryError(missing)
+    return story
+
+
+FAULT_PLACE = re.compile(r"scene (\d+)(?: \(scene_num \d+\))?(?:, shot (\d+))?(?:, (\w+))?")
+
+
+def check_script(body: dict) -> dict:
+    """The storyboard's question {script} answered: {shots, faults, file}.
+
+    faults: a list of {scene, shot, field, text}; scene and shot count from 1 as they stand in the script, null where
+    a fault concerns none. file: the text of the file that the script names, null where it is the script itself.
+    """
+    if not isinstance(body, dict) or not isinstance(script := body.get("script"), str):
+        raise ValueError("send an object with the text of a script: {script}")
+    shots, faults, file = 0, [], None
+    try:
+        file = None if script_file(script) is None else read_script(script)
+        shots = len(read_story(script).shots)
+    except StoryError as error:
+        faults = [_placed(fault) for fault in error.faults]
+    except InputError as error:
+        faults = [{"scene": None, "shot": None, "field": None, "text": str(error)}]
+    return {"shots": shots, "faults": faults, "file": file}
+
+
+def _placed(fault: Fault) -> dict:
+    place = FAULT_PLACE.fullmatch(fault.where)
+    if not place:
+        return {"scene": None, "shot": None, "field": None, "text": str(fault)}
+    scene, shot, field = place.groups()
+    text = f"{fault.problem}. {fault.remedy}"
+    return {"scene": int(scene), "shot": shot and int(shot), "field": field, "text": text}
+
+
+answer_post("/storymem/check", check_script)
+
+
 class StoryMemScript(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -98,10 +142,18 @@ class StoryMemScript(io.ComfyNode):
         return "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
     @classmethod
+    def validate_inputs(cls, script) -> bool | str:
+        if script is None:  # linked: its text is not known yet
+            return True
+        try:
+            read_story(script)
+        except (StoryError, InputError) as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(cls, script) -> io.NodeOutput:
-        story = parse_story(read_script(script))
-        if missing := missing_references(story):
-            raise StoryError(missing)
+        story = read_story(script)
         return io.NodeOutput(story, len(story.shots))
 
 

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import numpy as np
 
 # Without B-frames a video can be cut after any frame, so that the next shot may replace the last ones.
 CODEC, OPTIONS, PIXEL_FORMAT = "libx264", {"crf": "16", "bf": "0"}, "yuv420p"
+# Tags of any name, and before the pictures, where a reader finds them without the whole file.
+CONTAINER = {"movflags": "use_metadata_tags+faststart"}
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -25,9 +27,10 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Encode frames, uint8 [H, W, 3] RGB of one even size, as H.264 in MP4."""
-    with av.open(str(path), "w", format="mp4") as container:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, tags: Mapping[str, str] | None = None) -> None:
+    """Encode frames, uint8 [H, W, 3] RGB of one even size, as H.264 in MP4; tags: metadata of the file."""
+    with av.open(str(path), "w", format="mp4", container_options=CONTAINER) as container:
+        container.metadata.update(tags or {})
         stream = None
         for frame in frames:
             if stream is None:
@@ -44,16 +47,16 @@ def count_frames(path: Path) -> int:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
-def join_videos(path: Path, parts: Sequence[tuple[Path, int]]) -> None:
+def join_videos(path: Path, parts: Sequence[tuple[Path, int]], tags: Mapping[str, str] | None = None) -> None:
     """Write the film: of each part, a video and the number of frames to leave out at its end.
 
     Where all parts have one format, packets are copied and no picture changes; else the film is encoded anew
-    at the size and frame rate of the first part.
+    at the size and frame rate of the first part. tags: metadata of the file.
     """
     if len({_format(video) for video, _ in parts}) == 1:
-        _copy_packets(path, parts)
+        _copy_packets(path, parts, tags)
     else:
-        _encode_anew(path, parts)
+        _encode_anew(path, parts, tags)
 
 
 def _format(video: Path) -> tuple:
@@ -71,8 +74,9 @@ def _format(video: Path) -> tuple:
         )
 
 
-def _copy_packets(path: Path, parts: Sequence[tuple[Path, int]]) -> None:
-    with av.open(str(path), "w", format="mp4") as film:
+def _copy_packets(path: Path, parts: Sequence[tuple[Path, int]], tags: Mapping[str, str] | None) -> None:
+    with av.open(str(path), "w", format="mp4", container_options=CONTAINER) as film:
+        film.metadata.update(tags or {})
         out, number = None, 0
         for video, left_out in parts:
             with av.open(str(video)) as container:
@@ -89,7 +93,7 @@ def _copy_packets(path: Path, parts: Sequence[tuple[Path, int]]) -> None:
                     number += 1
 
 
-def _encode_anew(path: Path, parts: Sequence[tuple[Path, int]]) -> None:
+def _encode_anew(path: Path, parts: Sequence[tuple[Path, int]], tags: Mapping[str, str] | None) -> None:
     with av.open(str(parts[0][0])) as container:
         first = container.streams.video[0]
         width, height, fps = first.codec_context.width, first.codec_context.height, first.average_rate
@@ -102,4 +106,4 @@ def _encode_anew(path: Path, parts: Sequence[tuple[Path, int]]) -> None:
                     if i < kept:
                         yield frame.reformat(width, height).to_ndarray(format="rgb24")
 
-    write_video(path, frames(), float(fps))
+    write_video(path, frames(), float(fps), tags)

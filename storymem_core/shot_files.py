@@ -1,8 +1,9 @@
 """Finished shots on disk: what is written is whole, and what is read is what was written.
 
 A shot is one folder, `<number>-<key>`: its video, its last frames without loss (the next shot may continue
-them), the bank after it, and a manifest with a checksum of each. The folder gets its name when it is complete.
-The key is a hash of everything that determines the shot, so a folder with the right name needs no sampling.
+them), the bank after it, a small picture of it, and a manifest with a checksum of each. The folder gets its name
+when it is complete. The key is a hash of everything that determines the shot, so a folder with the right name
+needs no sampling.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -22,8 +24,10 @@ from .bank import MemoryBank
 from .film import write_video
 from .storage import load_bank, save_bank
 
-VERSION = 1
-VIDEO, TAIL, BANK, MANIFEST = "video.mp4", "last_frames.safetensors", "bank.safetensors", "manifest.json"
+VERSION = 2
+VIDEO, TAIL, BANK, THUMBNAIL = "video.mp4", "last_frames.safetensors", "bank.safetensors", "thumbnail.jpg"
+MANIFEST = "manifest.json"
+THUMBNAIL_SIDE = 320  # pixels of the longer side
 
 
 class ShotFileError(Exception):
@@ -48,6 +52,10 @@ class ShotFiles:
     @property
     def video(self) -> Path:
         return self.folder / VIDEO
+
+    @property
+    def thumbnail(self) -> Path:
+        return self.folder / THUMBNAIL
 
     def bank(self) -> MemoryBank:
         """The memory after this shot."""
@@ -101,13 +109,14 @@ def save_shot(
         write_video(part / VIDEO, frames, fps)
         save_file({"frames": np.ascontiguousarray(last)}, part / TAIL)
         save_bank(bank, part / BANK)
+        (part / THUMBNAIL).write_bytes(_thumbnail(frames[len(frames) // 2]))
         manifest = {
             "version": VERSION,
             "number": number,
             "frames": len(frames),
             "replaced": replaced,
             "recalled": list(recalled),
-            "checksums": {name: _checksum(part / name) for name in (VIDEO, TAIL, BANK)},
+            "checksums": {name: _checksum(part / name) for name in (VIDEO, TAIL, BANK, THUMBNAIL)},
         }
         manifest["checksum"] = _text_checksum(manifest)
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -133,7 +142,7 @@ def load_shot(folder: Path, previous: ShotFiles | None) -> ShotFiles:
             raise ShotFileError(f"{folder.name}: made by another version")
         if manifest.pop("checksum") != _text_checksum(manifest):
             raise ShotFileError(f"{folder.name}/{MANIFEST} is damaged")
-        for name in (VIDEO, TAIL, BANK):
+        for name in (VIDEO, TAIL, BANK, THUMBNAIL):
             if _checksum(folder / name) != manifest["checksums"][name]:
                 raise ShotFileError(f"{folder.name}/{name} is damaged")
         counts = [int(manifest[name]) for name in ("number", "frames", "replaced")]
@@ -153,6 +162,15 @@ def remove_leftovers(story: Path, before: float) -> None:
     for part in story.glob(".*.part"):
         if part.stat().st_mtime < before:
             shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def _thumbnail(picture: np.ndarray) -> bytes:
+    """A JPEG of a picture, uint8 [H, W, 3] RGB, no larger than it is."""
+    height, width = picture.shape[:2]
+    scale = min(1, THUMBNAIL_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.cvtColor(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", small)[1].tobytes()
 
 
 def _checksum(path: Path) -> str:

@@ -74,3 +74,17 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path]
     replace_file(path, lambda part: part.write_bytes(b"new"))
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("height", [32, 48])
+def test_the_film_carries_tags_of_any_name_before_its_pictures(tmp_path, height):
+    parts = []
+    for i, rows in enumerate((32, height)):  # of two sizes it is encoded anew
+        parts.append((tmp_path / f"{i}.mp4", 0))
+        write_video(parts[-1][0], clip(5, i, rows), 16)
+    film, tags = tmp_path / "film.mp4", {"workflow": '{"nodes": ["Füchse"]}', "prompt": "{}"}
+    join_videos(film, parts, tags)
+    with av.open(str(film)) as container:
+        assert container.metadata.items() >= tags.items()
+    content = film.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -32,6 +33,16 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name]
 
 
+def test_the_thumbnail_shows_the_middle_of_the_shot(tmp_path):
+    frames = np.stack([np.full((500, 900, 3), (20 * i, 128, 255 - 20 * i), np.uint8) for i in range(9)])
+    shot = save_shot(tmp_path / "shot", 1, frames, frames[-5:], 16, bank(), [], 0, None)
+    picture = cv2.cvtColor(cv2.imread(str(shot.thumbnail)), cv2.COLOR_BGR2RGB)
+    assert picture.shape == (178, 320, 3)
+    assert np.abs(picture.astype(int) - frames[4, 0, 0]).max() < 6
+    small, _ = saved(tmp_path / "small")
+    assert cv2.imread(str(small.thumbnail)).shape == (16, 32, 3), "never larger than the shot"
+
+
 def test_shots_know_the_story_before_them(tmp_path):
     first, _ = saved(tmp_path / "1")
     second, _ = saved(tmp_path / "2", 2, first, replaced=3)
@@ -39,7 +50,9 @@ def test_shots_know_the_story_before_them(tmp_path):
     assert load_shot(tmp_path / "2", first) == second
 
 
-@pytest.mark.parametrize("name", ["video.mp4", "last_frames.safetensors", "bank.safetensors", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["video.mp4", "last_frames.safetensors", "bank.safetensors", "thumbnail.jpg", "manifest.json"]
+)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "one byte"])
 def test_every_damage_is_found(tmp_path, name, damage):
     folder = tmp_path / "shot"
@@ -57,7 +70,7 @@ def test_every_damage_is_found(tmp_path, name, damage):
         load_shot(folder, None)
 
 
-@pytest.mark.parametrize("manifest", ["[]", "null", "{}", '{"version": 1}', '{"version": 2}', "\x00"])
+@pytest.mark.parametrize("manifest", ["[]", "null", "{}", '{"version": 1}', '{"version": 2}', '{"version": 3}', "\x00"])
 def test_strange_manifests_are_damage(tmp_path, manifest):
     folder = tmp_path / "shot"
     saved(folder)

@@ -253,6 +253,23 @@ def test_a_second_run_samples_nothing(server, three):
     assert np.array_equal(again.pictures(), film.pictures())
 
 
+def test_the_storyboard_is_told_what_became_of_each_shot(server, three):
+    script, _ = three
+    script = changed(script, 3, video_prompts=" a mill ")
+    graph = Graph(server.client)
+    director, _ = graph.director(script)
+    outputs = graph.run()["outputs"]
+    node, _ = graph[director]["inputs"]["story"]
+    assert outputs[director]["storymem_story"] == [{"script": node, "prompts": ["a fox", "it runs", "a mill"]}]
+    told = [shown for output in outputs.values() for shown in output.get("storymem_shot", [])]
+    told.sort(key=lambda shown: shown["number"])
+    assert [(shown["number"], shown["reused"]) for shown in told] == [(1, True), (2, True), (3, False)]
+    assert not any("storymem_shot" in output for name, output in outputs.items() if not name.endswith("_files"))
+    for shown in told:
+        picture = cv2.imdecode(np.frombuffer(server.client.view(**shown["thumbnail"]), np.uint8), cv2.IMREAD_COLOR)
+        assert picture.shape == (HEIGHT, WIDTH, 3)
+
+
 def test_a_new_server_finds_the_shots_of_another(server, three, tmp_path):
     script, film = three
     make_base(tmp_path, BASE / "input" / FOOTAGE_NAME, models=BASE / "models")
@@ -379,6 +396,7 @@ DAMAGES = {
     "video byte": lambda folder: damage_byte(folder, "video.mp4"),
     "frames byte": lambda folder: damage_byte(folder, "last_frames.safetensors"),
     "bank byte": lambda folder: damage_byte(folder, "bank.safetensors"),
+    "thumbnail byte": lambda folder: damage_byte(folder, "thumbnail.jpg"),
     "manifest byte": lambda folder: damage_byte(folder, "manifest.json"),
     "no video": lambda folder: (folder / "video.mp4").unlink(),
     "no manifest": lambda folder: (folder / "manifest.json").unlink(),

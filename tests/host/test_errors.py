@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from host_graph import HIGH, SIZE, T2V, Graph, memory_defaults, sampler_defaults
+from host_graph import EXTRACTOR, HIGH, SIZE, T2V, Graph, memory_defaults, sampler_defaults
 from storymem_core.bank import Keyframe, MemoryBank
 from storymem_core.storage import save_bank
 from tools.client import NodeError
@@ -79,6 +79,15 @@ def clip_twice(graph):
 def transition(graph, kind, previous=None):
     previous = {} if previous is None else {"previous_images": previous}
     return graph.node("StoryMemShotTransition", kind=kind, **previous)
+
+
+def two_previous_shots(graph):
+    latent = graph.node("EmptyHunyuanLatentVideo", **SIZE, batch_size=1)
+    files = {"folder": "by_hand/001", "number": 1, "fps": 16.0, "crossfade": 0, "keep_last": 5, "match_color": False}
+    made = {"latent": latent, "vae": graph.vae(), "bank": graph.bank(1), "transition": graph.transition("cut")}
+    shot = graph.node("StoryMemSaveShot", **made, **files, **EXTRACTOR)
+    both = {"previous_images": graph.images(1, 6), "previous_shot": shot}
+    return graph.node("StoryMemShotTransition", kind="first_frame", **both)
 
 
 def join(graph, previous, images, kind="cut", crossfade=0):
@@ -167,7 +176,7 @@ WRONG = {
     ),
     "capacity below references": (
         lambda graph: references(graph, capacity=2, sink=1),
-        "capacity=2: 3 reference images are always recalled. Raise capacity to 3 or more, or give fewer references",
+        "capacity=2: 3 keyframes are pinned (references always are). Raise capacity to 3 or more, or pin fewer",
     ),
     "too few labels": (
         lambda graph: references(graph, labels="Ada\nBo"),
@@ -215,6 +224,10 @@ WRONG = {
         lambda graph: transition(graph, "motion_frames", graph.images(1, 4)),
         "previous_images='4 frames': motion_frames needs its last 5. "
         "Connect the whole previous shot, or choose another kind",
+    ),
+    "two previous shots": (
+        two_previous_shots,
+        "previous_shot='shot 1': previous_images is connected too. Connect one",
     ),
     "NaN in a transition": (
         lambda graph: transition(graph, "motion_frames", graph.images(1, 6, nan=True)),
@@ -272,7 +285,7 @@ WRONG = {
     ),
     "bank file of a newer version": (
         lambda graph: load(graph, "errors/newer.safetensors"),
-        "bank_file='...newer.safetensors': format version 2, this pack reads 1. Update ComfyUI-StoryMem",
+        "bank_file='...newer.safetensors': format version 3, this pack reads up to 2. Update ComfyUI-StoryMem",
     ),
     "another file": (
         lambda graph: load(graph, "errors/other.safetensors"),
@@ -318,7 +331,7 @@ def wrong_files(server, tmp_path_factory):
     save_bank(bank, folder / "truncated.safetensors")
     content = (folder / "truncated.safetensors").read_bytes()
     (folder / "truncated.safetensors").write_bytes(content[:-100])
-    save_file({}, folder / "newer.safetensors", {"format": "storymem_bank", "format_version": "2"})
+    save_file({}, folder / "newer.safetensors", {"format": "storymem_bank", "format_version": "3"})
     save_file({"weight": torch.zeros(1)}, folder / "other.safetensors")
     outside = tmp_path_factory.mktemp("outside")
     save_bank(bank, outside / "bank.safetensors")

@@ -1,6 +1,7 @@
 """Story Script and Story Shot in ComfyUI: what they put out, what they read again, and how faults come back."""
 
 import json
+import urllib.error
 import uuid
 
 import pytest
@@ -59,7 +60,7 @@ def shots_of(client, script):
 
 
 def refused(client, graph):
-    """What the user reads on the node; the server then runs another prompt."""
+    """What the user reads on the node that failed; the server then runs another prompt."""
     with pytest.raises(NodeError) as caught:
         graph.run()
     assert caught.value.exception_type.rsplit(".", 1)[-1] in ("StoryError", "InputError")
@@ -69,9 +70,19 @@ def refused(client, graph):
 
 
 def refused_script(client, script):
+    """What the user reads on the node of a script that the queue refuses; the storyboard shows the same faults."""
     graph = Graph(client)
-    graph.text(count(graph, script))
-    return refused(client, graph)
+    number = graph.text(count(graph, script))
+    with pytest.raises(NodeError) as caught:
+        client.submit(graph)
+    assert caught.value.exception_type == "custom_validation_failed"
+    assert (caught.value.node_id, caught.value.node_type) == (str(int(number) - 1), "StoryMemScript")
+    message = caught.value.message.removeprefix("Custom validation failed for node: script - ")
+    answer = client._json("/storymem/check", {"script": script})
+    assert answer["shots"] == 0 and len(answer["faults"]) == len(message.split("\n"))
+    for fault, line in zip(answer["faults"], message.split("\n"), strict=True):
+        assert line.endswith(fault["text"]) and (fault["scene"] is None) == (line == fault["text"])
+    return message
 
 
 def test_a_script_in_the_node(client):
@@ -122,6 +133,12 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(client, new_fi
     assert run() == ("4", True)
 
 
+def test_the_faults_of_a_linked_script_come_back_when_it_is_known(client):
+    graph = Graph(client)
+    graph.text(count(graph, graph.node("PrimitiveStringMultiline", value="{")))
+    assert refused(client, graph).startswith("line 1, column 2: not JSON")
+
+
 def test_a_linked_script_is_not_read_again(client):
     """A script out of another node: the host knows when that one changes."""
 
@@ -152,6 +169,33 @@ def test_all_faults_come_back_at_once(client):
         "scene 2: unknown field 'cuts'. Did you mean cut",
         "scene 2, cut: it is missing. Add it",
     ]
+
+
+def test_the_storyboard_is_told_where_a_fault_is(client, new_file):
+    script = {
+        "story_name": "S",
+        "references": {"Ann": "none.png"},
+        "scenes": [
+            {"scene_num": 7, "video_prompts": ["a", "b"], "cut": [True, "no"], "length": [None]},
+            {"scene_num": 2, "video_prompts": [""], "cut": [True], "characters": [["A", 1]], "cuts": []},
+        ],
+    }
+    answer = client._json("/storymem/check", {"script": json.dumps(script)})
+    assert answer["file"] is None
+    assert [(fault["scene"], fault["shot"], fault["field"]) for fault in answer["faults"]] == [
+        (1, 2, "cut"),
+        (1, None, "length"),
+        (2, None, None),
+        (2, 1, "video_prompts"),
+        (2, 1, "characters"),
+    ]
+    assert answer["faults"][3]["text"] == "it is empty. Write a text"
+    name = new_file(STORY)
+    assert client._json("/storymem/check", {"script": name}) == {"shots": 3, "faults": [], "file": STORY}
+    for body in ({}, {"script": 1}, [], "x"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            client._json("/storymem/check", body)
+        assert caught.value.code == 400 and "script" in json.load(caught.value)["error"]
 
 
 def test_texts_that_are_no_script(client, new_file):
