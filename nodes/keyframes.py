@@ -145,6 +145,7 @@ def selection_inputs() -> list:
             max=1e6,
             step=0.1,
             tooltip="Least quality of a keyframe; for sharpness, the variance of the Laplacian.",
+            advanced=True,
         ),
     ]
 

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from browser.front_end import FrontEnd, launch, make_user
+from example_workflows import put_models
 from tools.server import Server
 from tools.setup import BASE, FOOTAGE_NAME, REPO, make_base
 
@@ -16,7 +17,8 @@ PROBE_NODES = REPO / "tests" / "host" / "probe_nodes"
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("browser")
-    make_base(base, BASE / "input" / FOOTAGE_NAME, models=BASE / "models", extra_nodes=[PROBE_NODES])
+    models = put_models(tmp_path_factory.mktemp("models"))
+    make_base(base, BASE / "input" / FOOTAGE_NAME, models=models, extra_nodes=[PROBE_NODES])
     make_user(base)
     with Server(base) as running:
         yield running

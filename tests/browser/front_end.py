@@ -91,6 +91,8 @@ class FrontEnd:
 
     def drop(self, path: Path) -> None:
         """Drop a file from the desktop onto the canvas."""
+        # a block that is still fading away is torn down wrongly when the next one begins
+        self.page.locator(".p-blockui-mask").wait_for(state="detached")
         kind = mimetypes.guess_type(path.name)[0]
         self.page.evaluate(DROP, [path.name, kind, base64.b64encode(path.read_bytes()).decode()])
 
