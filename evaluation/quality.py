@@ -11,7 +11,7 @@ PALETTE = np.array(
         *world.SKY_COLOURS.values(),
         *world.GROUND_COLOURS.values(),
         *world.LANDMARK_COLOURS.values(),
-        *(render.DARK, render.WHITE, render.ORANGE),
+        *(render.DARK, render.ORANGE),
     ],
     np.float32,
 )

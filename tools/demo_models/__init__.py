@@ -25,6 +25,38 @@ DEMO_MODELS: dict[str, Callable[[], ModelFile]] = {
 }
 
 
+WEIGHTS = Path(__file__).parent / "weights"
+# Where ComfyUI looks for each of the trained models of the small world, `tools.small_world`.
+WORLD_MODELS = {
+    "vae/storymem_world_vae.safetensors",
+    "text_encoders/storymem_world_umt5.safetensors",
+    "diffusion_models/storymem_world_t2v.safetensors",
+    "diffusion_models/storymem_world_i2v.safetensors",
+    "loras/storymem_world_lora_first_frame.safetensors",
+    "loras/storymem_world_lora_motion_frames.safetensors",
+}
+
+
+def link_world_models(models_dir: Path) -> list[Path]:
+    """Link the trained models below a ComfyUI models folder; those that are not trained yet are left out.
+
+    A file of the same name that is no link (weights in training, dropped in) stays as it is.
+
+    Returns:
+        The links that are there now.
+    """
+    links = []
+    for name in sorted(WORLD_MODELS):
+        link, weights = models_dir / name, WEIGHTS / Path(name).name
+        if not weights.exists() or (link.exists() and not link.is_symlink()):
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(weights)
+        links.append(link)
+    return links
+
+
 def build_demo_models(models_dir: Path) -> list[Path]:
     """Write the demo models that are missing, or that an older builder wrote, below a ComfyUI models folder.
 

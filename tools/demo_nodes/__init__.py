@@ -34,14 +34,19 @@ class StoryMemDemoCLIPLoader(io.ComfyNode):
     def execute(cls, clip_name: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("text_encoders", clip_name)
         weights, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-        size = json.loads((metadata or {}).get("config", "{}")).get("text_encoder")
+        config = json.loads((metadata or {}).get("config", "{}"))
+        size = config.get("text_encoder")
         if size is None:
             raise ValueError(f"clip_name={clip_name!r}: not a demo text encoder. Use Load CLIP.")
+        tokenizer = {"spiece_model": weights.pop("spiece_model")}
+        if "tokens" in config:
+            # A model trained on short captions: it is not to be lost among the 512 tokens of a real prompt.
+            tokenizer["umt5xxl_min_length"] = config["tokens"]
         wan = comfy.text_encoders.wan
         clip = comfy.sd.CLIP(
             comfy.supported_models_base.ClipTarget(wan.WanT5Tokenizer, wan.te()),
             embedding_directory=folder_paths.get_folder_paths("embeddings"),
-            tokenizer_data={"spiece_model": weights.pop("spiece_model")},
+            tokenizer_data=tokenizer,
             parameters=comfy.utils.calculate_parameters(weights),
             state_dict=[weights],
             model_options={"umt5xxl_model_config": size},

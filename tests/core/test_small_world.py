@@ -1,0 +1,167 @@
+"""The small world: its clips are reproducible, its captions hide looks, and what is measured is what was drawn."""
+
+from dataclasses import fields, replace
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from tools import demo_models
+from tools.small_world.measure import measure_characters, measure_place
+from tools.small_world.render import render
+from tools.small_world.world import (
+    ACCESSORIES,
+    ACTIONS,
+    BODY_COLOURS,
+    CAMERAS,
+    FRAMES,
+    GROUND_COLOURS,
+    HEIGHT,
+    LANDMARK_COLOURS,
+    PATTERNS,
+    SKY_COLOURS,
+    WIDTH,
+    Character,
+    random_clip,
+    random_story,
+)
+
+LOOKS = {"body": BODY_COLOURS, "pattern": PATTERNS, "pattern_colour": BODY_COLOURS, "accessory": ACCESSORIES}
+CLIPS = 40
+
+
+def visible(character, looks):
+    """The attributes that can be seen: a plain body shows no pattern's colour."""
+    names = [field.name for field in fields(Character)]
+    if character.pattern == "plain":
+        names.remove("pattern_colour")
+    return {name: getattr(looks, name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [render(random_clip(seed)) for seed in range(CLIPS)]
+
+
+def test_a_seed_gives_the_same_clip_and_another_seed_another():
+    first, again, other = (render(random_clip(seed)) for seed in (7, 7, 8))
+    assert first.frames.shape == (FRAMES, HEIGHT, WIDTH, 3) and first.frames.dtype == np.uint8
+    assert np.array_equal(first.frames, again.frames)
+    assert not np.array_equal(first.frames, other.frames)
+
+
+def test_every_word_of_the_world_is_drawn(clips):
+    shots = [random_clip(seed) for seed in range(500)]
+    assert {shot.action for shot in shots} == set(ACTIONS)
+    assert {shot.camera for shot in shots} == set(CAMERAS)
+    assert {len(shot.characters) for shot in shots} == {1, 2}
+    for name, values in LOOKS.items():
+        assert {getattr(shot.characters[0], name) for shot in shots} == set(values)
+
+
+def test_captions_do_not_change_with_the_looks():
+    names = {*BODY_COLOURS, *SKY_COLOURS, *GROUND_COLOURS, *LANDMARK_COLOURS, *PATTERNS, *ACCESSORIES} - {"none"}
+    for seed in range(200):
+        shot = random_clip(seed)
+        disguised = tuple(replace(who, body="red", pattern="belt", pattern_colour="blue") for who in shot.characters)
+        assert replace(shot, characters=disguised).caption == shot.caption
+        assert not names & set(shot.caption.lower().replace(",", "").replace(".", "").split())
+
+
+def test_looks_are_measured_as_they_were_drawn(clips):
+    right, total = 0, 0
+    for clip in clips:
+        seen = measure_characters(clip.frames, len(clip.shot.characters))
+        assert len(seen) == len(clip.shot.characters)
+        for who, index in zip(seen, np.argsort(clip.shot.x), strict=True):
+            character = clip.shot.characters[index]
+            expected, found = visible(character, character), visible(character, who.looks)
+            right += sum(found[name] == expected[name] for name in expected)
+            total += len(expected)
+    assert right >= 0.99 * total
+
+
+def test_looks_are_measured_through_blur_and_noise(clips):
+    """As an autoencoder or a diffusion model leaves them: no edge is sharp."""
+    rng, right, total = np.random.default_rng(0), 0, 0
+    for clip in clips[:20]:
+        frames = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.0) for frame in clip.frames])
+        frames = np.clip(frames + rng.normal(0, 6, frames.shape), 0, 255).astype(np.uint8)
+        seen = measure_characters(frames, len(clip.shot.characters))
+        for who, index in zip(seen, np.argsort(clip.shot.x), strict=True):
+            character = clip.shot.characters[index]
+            expected, found = visible(character, character), visible(character, who.looks)
+            right += sum(found[name] == expected[name] for name in expected)
+            total += len(expected)
+    assert right >= 0.95 * total
+
+
+def test_actions_and_tracks_are_measured_as_they_were_drawn(clips):
+    right, total = 0, 0
+    for clip in clips:
+        seen = measure_characters(clip.frames, len(clip.shot.characters))
+        for who, index in zip(seen, np.argsort(clip.shot.x), strict=True):
+            right += who.action == (clip.shot.action if index == 0 else "stand")
+            total += 1
+            assert np.nanmedian(np.abs(who.track - clip.track[:, index])[:, :2]) < 1, "pixels"
+    assert right >= 0.99 * total
+
+
+def test_places_are_measured_as_they_were_drawn():
+    right, total = 0, 0
+    for seed in range(10):
+        for shot in random_story(seed)[:2]:
+            seen = measure_place(render(shot).frames)
+            right += sum(getattr(seen, name) == getattr(shot.place, name) for name in ("sky", "ground", "landmark"))
+            total += 3
+    assert right >= 0.99 * total
+
+
+def test_another_characters_looks_are_measured_as_others():
+    """The oracle tells characters apart: repainting one changes what is measured."""
+    shot = replace(random_clip(0), characters=(Character("bear", "red", "belt", "blue", "hat"),), x=(48.0,))
+    (seen,) = measure_characters(render(shot).frames, 1)
+    repainted = replace(shot.characters[0], body="green", pattern="spots", pattern_colour="yellow", accessory="balloon")
+    (other,) = measure_characters(render(replace(shot, characters=(repainted,))).frames, 1)
+    assert seen.looks == shot.characters[0]
+    assert other.looks == repainted
+
+
+def test_a_story_keeps_looks_and_joins_shots_without_a_jump():
+    joins = 0
+    for seed in range(30):
+        story = random_story(seed)
+        assert len(story) == 6 and story[0].cut
+        looks = {character.kind: character for shot in story for character in shot.characters}
+        assert all(looks[who.kind] == who for shot in story for who in shot.characters)
+        assert len({shot.place for shot in story}) <= 2
+        for before, shot in pairwise(story):
+            if not shot.cut:
+                joins += 1
+                last, first = render(before).frames[-1].astype(int), render(shot).frames[0].astype(int)
+                # Only the actor's eyes may turn to where it is about to walk.
+                assert (np.abs(last - first).max(-1) > 0).mean() < 0.02
+    assert joins > 10
+
+
+def test_nobody_leaves_the_picture(clips):
+    for clip in clips:
+        assert clip.track[..., 0].min() > 8 and clip.track[..., 0].max() < WIDTH - 8
+        assert (clip.track[..., 1] + clip.track[..., 3] / 2).max() < HEIGHT
+
+
+def test_trained_models_are_linked_where_comfyui_looks(tmp_path, monkeypatch):
+    weights, models = tmp_path / "weights", tmp_path / "models"
+    weights.mkdir()
+    (weights / "storymem_world_vae.safetensors").write_bytes(b"trained")
+    (weights / "storymem_world_t2v.safetensors").write_bytes(b"trained")
+    (models / "diffusion_models").mkdir(parents=True)
+    own = models / "diffusion_models" / "storymem_world_t2v.safetensors"
+    own.write_bytes(b"in training")
+    monkeypatch.setattr(demo_models, "WEIGHTS", weights)
+    for _ in range(2):
+        assert demo_models.link_world_models(models) == [models / "vae" / "storymem_world_vae.safetensors"]
+    assert (models / "vae" / "storymem_world_vae.safetensors").read_bytes() == b"trained"
+    assert own.read_bytes() == b"in training"
+    assert not (models / "loras").exists()

@@ -1,0 +1,69 @@
+"""python -m tools.small_world.export: writes what is trained as the host's files, float16.
+
+With --unfinished it writes the averaged weights of the last checkpoints, to go on from on another machine.
+Names, sizes and metadata are those of the real models' files, so the host's own loaders read them.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from .autoencoder import new_autoencoder, with_unit_latents
+from .run import CHECKPOINTS, load_finished
+from .text import TOKENS, TextEncoder
+from .transformer import CONFIG, part
+
+WEIGHTS = Path(__file__).parents[1] / "demo_models" / "weights"
+TRANSFORMER = {"transformer": {name: CONFIG[name] for name in ("text_dim", "num_heads")}}
+
+
+def export(name: str, weights: dict[str, torch.Tensor], config: dict[str, object]) -> Path:
+    """Write weights/storymem_world_NAME.safetensors; it appears complete or not at all."""
+    WEIGHTS.mkdir(exist_ok=True)
+    path = WEIGHTS / f"storymem_world_{name}.safetensors"
+    unfinished = path.with_suffix(".unfinished")
+    half = {key: w.half() if w.is_floating_point() else w for key, w in weights.items()}
+    save_file({key: w.contiguous() for key, w in half.items()}, unfinished, {"config": json.dumps(config)})
+    os.replace(unfinished, path)
+    return path
+
+
+def text_encoder(weights: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """The UMT5 under the host's names, with its tokenizer and the length it pads captions to."""
+    text = TextEncoder()
+    weights = {key.removeprefix("t5."): weight for key, weight in weights.items()}
+    weights["spiece_model"] = torch.from_numpy(np.frombuffer(text.spiece_model, np.uint8).copy())
+    return weights, {"text_encoder": text.config, "tokens": TOKENS}
+
+
+def finished() -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of every run that has ended."""
+    names = ("vae", "t2v", "i2v", "umt5")
+    return {name: load_finished(name) for name in names if (CHECKPOINTS / f"{name}.safetensors").exists()}
+
+
+def unfinished() -> dict[str, dict[str, torch.Tensor]]:
+    """The averaged weights of every run's last checkpoint."""
+    runs = {name: CHECKPOINTS / f"{name}.pt" for name in ("vae", "t2v", "i2v")}
+    weights = {
+        name: torch.load(file, "cpu", weights_only=True)["average"] for name, file in runs.items() if file.exists()
+    }
+    if "vae" in weights:
+        weights["vae"] = with_unit_latents(new_autoencoder(), weights["vae"])
+    if "t2v" in weights:
+        weights |= {"t2v": part(weights["t2v"], "wan."), "umt5": part(weights["t2v"], "text.")}
+    return weights
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tools.small_world.export", description=__doc__)
+    parser.add_argument("--unfinished", action="store_true", help="the last checkpoints instead of what has ended")
+    for name, weights in (unfinished() if parser.parse_args().unfinished else finished()).items():
+        config = TRANSFORMER if name in ("t2v", "i2v") else {}
+        path = export(name, *(text_encoder(weights) if name == "umt5" else (weights, config)))
+        print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")

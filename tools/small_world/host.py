@@ -1,0 +1,32 @@
+"""ComfyUI's own model classes for training, on the CPU unless there is a GPU."""
+
+# ruff: noqa: E402 - ComfyUI reads its arguments when it is imported
+import os
+import sys
+
+import torch
+
+from tools.setup import Host
+
+sys.path.insert(0, str(Host.load().comfyui))
+
+from comfy.cli_args import args
+
+args.cpu = not torch.cuda.is_available()
+
+import comfy.model_management
+import comfy.ops
+from comfy.latent_formats import Wan21
+from comfy.ldm.wan.model import WanModel
+from comfy.ldm.wan.vae import Resample, RMS_norm, WanVAE
+from comfy.text_encoders.t5 import T5
+
+__all__ = ["DEVICE", "T5", "RMS_norm", "Resample", "Wan21", "WanModel", "WanVAE", "comfy"]
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type != "cpu":
+    torch.set_default_device(DEVICE)
+# The models are small: more threads only wait for each other.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+# The host's fused kernels have no gradient.
+comfy.model_management.in_training = True

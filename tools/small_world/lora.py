@@ -1,0 +1,159 @@
+"""The small world's memory LoRAs, trained as users train theirs: Training Set and Train LoRA on ComfyUI's server.
+
+The clips are shots of stories nobody else sees, a sub-folder each, so that a shot's memory shows its own story. A run
+that was stopped goes on from the last LoRA file in the server's output folder.
+"""
+
+import json
+import math
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from tools.client import Client
+from tools.server import Server
+from tools.setup import BASE
+
+from .render import render
+from .run import CHECKPOINTS, LOGS
+from .world import FPS, FRAMES, HEIGHT, WIDTH, random_story
+
+LORA = "storymem_world_lora_{}"
+FIRST_STORY = 50_000_000  # seeds of evaluated stories are small
+SHIFT = 3.0  # as the base model was trained
+SHARES = {
+    "first_frame": {"share_m2v": 0.5, "share_mi2v": 0.5, "share_mm2v": 0.0, "share_no_memory": 0.0},
+    "motion_frames": {"share_m2v": 0.5, "share_mi2v": 0.0, "share_mm2v": 0.5, "share_no_memory": 0.0},
+}
+STEPS = re.compile(r"_(\d+)_steps_")
+TRAINED = re.compile(r"diffusion_model\.blocks\.\d+\.((self|cross)_attn\.[qkvo]|ffn\.[02])\.(lora_\w+\.weight|alpha)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of one training run, and the models it starts from. A step takes `batch` samples."""
+
+    stories: int = 100
+    samples: int = 2000
+    steps: int = 2000
+    batch: int = 4
+    part: int = 250  # steps of one prompt
+    rank: int = 32
+    learning_rate: float = 1e-2
+    i2v: str = "storymem_world_i2v.safetensors"
+    vae: str = "storymem_world_vae.safetensors"
+    text: str = "storymem_world_umt5.safetensors"
+
+    def rate(self, step: int) -> float:
+        """Cosine decay to a twentieth, constant within a part."""
+        return self.learning_rate * (0.525 + 0.475 * math.cos(math.pi * step / self.steps))
+
+
+def write_clips(folder: Path, stories: int) -> None:
+    """Every shot of every story as a lossless video with its caption, where they are not there yet."""
+    for seed in tqdm(range(FIRST_STORY, FIRST_STORY + stories), desc="clips"):
+        for number, shot in enumerate(dict.fromkeys(random_story(seed)), start=1):  # some shots come twice
+            clip = folder / str(seed) / f"{number}.mp4"
+            if clip.with_suffix(".txt").exists():
+                continue
+            clip.parent.mkdir(parents=True, exist_ok=True)
+            write_lossless(clip, render(shot).frames)
+            clip.with_suffix(".txt").write_text(shot.caption)
+
+
+def write_lossless(path: Path, frames: np.ndarray) -> None:
+    """uint8 [N, H, W, 3] as H.264 without loss: colours of a few pixels are looks here."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264rgb", rate=FPS, options={"qp": "0"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb24"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def prompt(run: Run, kind: str, name: str, done: int, existing: str) -> dict:
+    """The next part of a run as a prompt in API format; node "loss" shows its losses."""
+    training_set = {
+        "model": ["shift", 0],
+        "vae": ["vae", 0],
+        "clip": ["text", 0],
+        "folder": name,
+        **{"width": WIDTH, "height": HEIGHT, "length": FRAMES},
+        **{"samples": run.samples, "seed": 0, "max_memory": 10, "min_similarity": 0.0},
+        **SHARES[kind],
+        **{"noise_levels": "all", "boundary": 0.9},
+    }
+    trainer = {
+        **{"model": ["set", 0], "latents": ["set", 1], "positive": ["set", 2]},
+        **{"batch_size": 1, "grad_accumulation_steps": run.batch, "steps": min(run.part, run.steps - done)},
+        **{"learning_rate": run.rate(done), "rank": run.rank, "optimizer": "AdamW", "loss_function": "MSE"},
+        **{"seed": done * run.batch * 1000, "training_dtype": "fp32", "lora_dtype": "fp32"},
+        **{"quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": False, "checkpoint_depth": 1},
+        **{"offloading": False, "existing_lora": existing, "bucket_mode": False, "bypass_mode": False},
+    }
+    nodes = {
+        "i2v": ("UNETLoader", {"unet_name": run.i2v, "weight_dtype": "default"}),
+        "shift": ("ModelSamplingSD3", {"model": ["i2v", 0], "shift": SHIFT}),
+        "vae": ("VAELoader", {"vae_name": run.vae}),
+        "text": ("StoryMemDemoCLIPLoader", {"clip_name": run.text}),
+        "set": ("StoryMemTrainingSet", training_set),
+        "lora": ("TrainLoraNode", trainer),
+        "save": ("SaveLoRA", {"lora": ["lora", 0], "prefix": f"loras/{LORA.format(kind)}", "steps": ["lora", 2]}),
+        "loss": ("PreviewAny", {"source": ["lora", 1]}),
+    }
+    return {number: {"class_type": node, "inputs": inputs} for number, (node, inputs) in nodes.items()}
+
+
+def last_part(loras: Path, kind: str) -> tuple[int, str]:
+    """Steps done, and the file that holds them."""
+    found = [
+        (int(STEPS.search(path.name)[1]), path.name)
+        for path in loras.glob(f"{LORA.format(kind)}_*_steps_*.safetensors")
+    ]
+    return max(found, default=(0, "[None]"))
+
+
+def run_part(client: Client, run: Run, nodes: dict, bar: tqdm) -> list[float]:
+    """Runs one prompt; the losses of its samples, in order."""
+    start = bar.n
+
+    def show(event: str, data: object) -> None:
+        if event == "progress" and data["node"] == "lora":
+            bar.update(start + data["value"] // run.batch - bar.n)
+
+    return json.loads(client.run(nodes, show)["outputs"]["loss"]["text"][0])["loss"]
+
+
+def train_lora(kind: str, run: Run = Run(), base: Path = BASE) -> Path:
+    """Trains the LoRA for cuts and `kind` of continuations, or goes on; the finished file."""
+    os.nice(10)
+    name, server = f"small_world_{run.stories}", Server(base)
+    loras, log = base / "output" / "loras", LOGS / f"lora_{kind}.jsonl"
+    write_clips(base / "input" / name, run.stories)
+    for folder in (LOGS, CHECKPOINTS):
+        folder.mkdir(parents=True, exist_ok=True)
+    done, file = last_part(loras, kind)
+    if not done:
+        log.unlink(missing_ok=True)
+    with server, tqdm(total=run.steps, initial=done, desc=f"lora_{kind}") as bar:
+        while done < run.steps:
+            start = time.monotonic()
+            losses = run_part(server.client, run, prompt(run, kind, name, done, file), bar)
+            done, file = last_part(loras, kind)
+            loss, seconds = round(sum(losses) / len(losses), 5), round(time.monotonic() - start, 1)
+            with log.open("a") as lines:
+                lines.write(json.dumps({"step": done, "seconds": seconds, "loss": loss}) + "\n")
+            bar.n = done
+    # The trainer's file also has zeros for layers that were not trained.
+    weights = {key: weight.half() for key, weight in load_file(loras / file).items() if TRAINED.fullmatch(key)}
+    finished = CHECKPOINTS / f"lora_{kind}.safetensors"
+    save_file(weights, finished)
+    return finished

@@ -1,0 +1,250 @@
+"""Reads the truth back from frames: how the characters look, which place it is, what happens.
+
+Everything is matched by colour and outline against renderings, so it works on generated frames as well as on
+clean ones. Frames are uint8 [N, 64, 96, 3], RGB.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+import cv2
+import numpy as np
+
+from .render import draw
+from .world import (
+    ACCESSORIES,
+    BODY_COLOURS,
+    BODY_HEIGHT,
+    GROUND_COLOURS,
+    KINDS,
+    LANDMARK_COLOURS,
+    PATTERNS,
+    SKY_COLOURS,
+    Character,
+    Place,
+    Shot,
+    motion,
+)
+
+ENLARGED = 3  # frames are enlarged before they are measured, for boxes finer than a pixel
+BRIGHT = 90  # spread of RGB from which a pixel belongs to a character; every body colour has 145 or more
+DARKEST = 75  # largest RGB value of a hat or a string; a night sky has 100
+MIN_BODY = 60  # pixels
+CROP = (40, 40)  # a body with what is around it, as a picture of this size: rows, columns
+AROUND = (0.75, 1.3, 0.7, 0.1)  # the crop reaches that many widths left and heights up, widths right, heights down
+FRONT = 0.8  # share of its greatest width from which a body is seen from the front
+BLURS = (0.0, 1.0, 1.7)  # pixels; an autoencoder rounds corners, so templates have rounded corners too
+WALKED, JUMPED, TURNED, WAVED = 12.0, 5.5, 0.7, 6.0  # pixels, pixels, share of the width, pixels of arm
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in a frame that is enlarged
+
+_COLOURS = np.array(list(BODY_COLOURS.values()), np.float32)
+_ORANGE_OR_BODY = np.array([(250, 140, 20), *BODY_COLOURS.values()], np.float32)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One character over a clip. looks: the best match; action: of the actions of the world, or "stand";
+    track: [N, 4] box x, y (centre), width, height in pixels, NaN where it is not seen."""
+
+    looks: Character
+    action: str
+    track: np.ndarray
+
+
+@dataclass(frozen=True)
+class SeenPlace:
+    """Names of the colours that most of a clip's background has."""
+
+    sky: str
+    ground: str
+    landmark: str
+
+
+def measure_characters(frames: np.ndarray, count: int) -> list[Seen]:
+    """The `count` largest characters of a clip, from left to right; fewer if they are not there."""
+    large = [_enlarge(frame) for frame in frames]
+    classes = [_classes(frame) for frame in large]
+    bodies = [_bodies(found)[:count] for found in classes]
+    present = max((len(found) for found in bodies), key=[len(found) for found in bodies].count)
+    seen = []
+    for index in range(present):
+        # A frame with another number of bodies does not tell who is who.
+        boxes = {i: found[index] for i, found in enumerate(bodies) if len(found) == present}
+        seen.append(_measure_one(large, classes, boxes))
+    return seen
+
+
+def measure_place(frames: np.ndarray) -> SeenPlace:
+    """The place of a clip, characters left out."""
+    pixels = frames.astype(np.float32)
+    dull = np.ptp(pixels, axis=-1) < BRIGHT
+    horizon = 35
+    back = [*SKY_COLOURS.values(), *LANDMARK_COLOURS.values()]
+    above = _nearest(pixels[:, :horizon][dull[:, :horizon]], np.array(back, np.float32))
+    votes = np.bincount(above, minlength=len(back))
+    ground = _nearest(pixels[:, -6:][dull[:, -6:]], np.array(list(GROUND_COLOURS.values()), np.float32))
+    return SeenPlace(
+        list(SKY_COLOURS)[int(votes[: len(SKY_COLOURS)].argmax())],
+        list(GROUND_COLOURS)[int(np.bincount(ground, minlength=1).argmax())],
+        list(LANDMARK_COLOURS)[int(votes[len(SKY_COLOURS) :].argmax())],
+    )
+
+
+def _enlarge(frame: np.ndarray) -> np.ndarray:
+    return cv2.resize(frame, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+
+
+def _nearest(pixels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Index of the nearest colour of a palette [C, 3] for pixels [..., 3]."""
+    return np.square(pixels[..., None, :] - palette).sum(-1).argmin(-1)
+
+
+def _classes(frame: np.ndarray) -> np.ndarray:
+    """[H, W, 3] in 0..1: body, dark, balloon."""
+    highest = frame.max(-1)
+    bright = highest - frame.min(-1) > BRIGHT
+    orange = np.zeros(frame.shape[:2], np.uint8)
+    orange[bright] = _nearest(frame[bright], _ORANGE_OR_BODY) == 0
+    # Where red meets yellow is a line of orange; and a balloon's smooth edge has colours of bodies.
+    balloon = cv2.morphologyEx(orange, cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
+    near_balloon = cv2.dilate(balloon, np.ones((7, 7), np.uint8)) > 0
+    return np.stack([bright & ~near_balloon, highest < DARKEST, balloon > 0], -1).astype(np.float32)
+
+
+def _bodies(classes: np.ndarray) -> list[Box]:
+    """The bodies in a frame, left to right; large ones only."""
+    mask = classes[..., 0].astype(np.uint8)
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((17, 17), np.uint8))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    order = [i for i in np.argsort(-stats[1:, cv2.CC_STAT_AREA]) + 1 if stats[i, cv2.CC_STAT_AREA] > MIN_BODY * 9]
+    largest = stats[order[0], cv2.CC_STAT_AREA] if order else 0
+    boxes = [_box(labels == i) for i in order[:2] if stats[i, cv2.CC_STAT_AREA] > largest / 5]
+    return sorted(boxes)
+
+
+def _box(mask: np.ndarray) -> Box:
+    """The box of a body without its arm: as wide as its lowest third, as high as its middle, whatever sticks out."""
+    rows = np.flatnonzero(mask.any(1))
+    bottom = rows[-1] + 1
+    lowest = mask[bottom - max(1, (bottom - rows[0]) // 3) : bottom]
+    lowest = lowest[lowest.any(1)]
+    left = np.percentile(lowest.argmax(1), 15)
+    right = np.percentile(mask.shape[1] - lowest[:, ::-1].argmax(1), 85)
+    middle, reach = (left + right) / 2, max(1.0, (right - left) * 0.15)
+    columns = mask[:, int(middle - reach) : int(middle + reach) + 1]
+    columns = columns[:, columns.any(0)]
+    top, bottom = np.percentile(columns.argmax(0), 25), len(mask) - np.median(columns[::-1].argmax(0))
+    return float(left), float(top), float(right), float(bottom)
+
+
+def _crop(picture: np.ndarray, box: Box) -> np.ndarray:
+    """What is in and around a box, scaled to CROP."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    around_left, around_up, around_right, around_down = AROUND
+    x0, x1 = (left + right) / 2 - around_left * width - width / 4, (left + right) / 2 + around_right * width
+    y0, y1 = bottom - around_up * height - height * 0.3, bottom + around_down * height
+    scale = np.array([[(x1 - x0) / CROP[1], 0, x0], [0, (y1 - y0) / CROP[0], y0]], np.float32)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(picture, scale, CROP[::-1], flags=flags, borderMode=cv2.BORDER_CONSTANT)
+
+
+@dataclass(frozen=True, eq=False)
+class _Template:
+    """What a character of this kind, accessory and pattern looks like in the crop."""
+
+    classes: np.ndarray
+    body: np.ndarray  # where the body's colour is, bool
+    pattern: np.ndarray
+    height: float  # of its whole body, as a multiple of its box's
+
+
+@cache
+def _templates(blur: float) -> dict[tuple[str, str, str], _Template]:
+    place = Place("desert", "pale", "snow", "stone", (-500.0, -500.0))
+    templates = {}
+    for kind, accessory, pattern in product(KINDS, ACCESSORIES, PATTERNS):
+        character = Character(kind, "red", pattern, "blue", accessory)
+        crops, heights = [], []
+        for facing in (-1, 1):
+            shot = Shot((character,), place, "jump", "static", (48.0,), (facing,))
+            frame = draw(shot, motion(shot, 0.0))
+            frame = _enlarge(cv2.GaussianBlur(frame, (0, 0), blur) if blur else frame)
+            found = _classes(frame)
+            (box,) = _bodies(found)
+            crops.append((_crop(found, box), _crop(frame, box)))
+            heights.append(BODY_HEIGHT * ENLARGED / (box[3] - box[1]))
+        classes = np.mean([c for c, _ in crops], 0)
+        red, blue = (
+            np.all(
+                [np.square(picture - _COLOURS[list(BODY_COLOURS).index(name)]).sum(-1) < 8000 for _, picture in crops],
+                0,
+            )
+            for name in ("red", "blue")
+        )
+        templates[kind, accessory, pattern] = _Template(classes, red, blue, float(np.mean(heights)))
+    return templates
+
+
+def _measure_one(frames: list[np.ndarray], all_classes: list[np.ndarray], boxes: dict[int, Box]) -> Seen:
+    """One character; `boxes` by the index of the frame."""
+    # Seen from the front: as wide, for its height, as it ever is.
+    ratio = {i: (right - left) / (bottom - top) for i, (left, top, right, bottom) in boxes.items()}
+    front = [i for i in boxes if ratio[i] >= FRONT * max(ratio.values())]
+    crops = [(_crop(all_classes[i], boxes[i]), _crop(frames[i], boxes[i])) for i in front]
+    seen = np.mean([classes for classes, _ in crops], 0)
+
+    def misfit(kind: str, accessory: str, blur: float) -> float:
+        return float(np.square(seen - _templates(blur)[kind, accessory, "plain"].classes).sum())
+
+    kind, accessory, blur = min(product(KINDS, ACCESSORIES, BLURS), key=lambda names: misfit(*names))
+    templates = _templates(blur)
+    distances = np.mean([np.square(picture[..., None, :] - _COLOURS).sum(-1) for _, picture in crops], 0)
+    best = (np.inf, "", 0, 0)
+    for pattern in PATTERNS:
+        template = templates[kind, accessory, pattern]
+        body, painted = distances[template.body].sum(0), distances[template.pattern].sum(0)
+        pixels = template.body.sum() + template.pattern.sum()
+        for a, b in product(range(len(_COLOURS)), repeat=2):
+            cost = (body[a] + painted[b]) / pixels
+            if a != b and cost < best[0]:
+                best = (cost, pattern, a, b)
+    _, pattern, body, painted = best
+    names = list(BODY_COLOURS)
+    looks = Character(kind, names[body], pattern, names[painted], accessory)
+    track = np.full((len(frames), 4), np.nan)
+    height = templates[kind, accessory, "plain"].height
+    for index, (left, top, right, bottom) in boxes.items():
+        tall = (bottom - top) * height
+        track[index] = np.array([(left + right) / 2, bottom - tall / 2, right - left, tall]) / ENLARGED
+    arms = [_arm(all_classes[i][..., 0], box) for i, box in boxes.items()]
+    return Seen(looks, _action(track, np.array(arms)), track)
+
+
+def _arm(body: np.ndarray, box: Box) -> float:
+    """Pixels of the body's colour right of the body's upper half, at scale 1."""
+    _, top, right, bottom = (round(value) for value in box)
+    height = bottom - top
+    beside = body[max(0, top - height // 4) : bottom - height // 2, right + ENLARGED : right + height // 2]
+    return float(beside.sum() / height**2 * BODY_HEIGHT**2)
+
+
+def _action(track: np.ndarray, arms: np.ndarray) -> str:
+    track = track[~np.isnan(track[:, 0])]
+    if len(track) < 5:
+        return "stand"
+    time = np.linspace(0, 1, len(track))
+    x, width, bottom = track[:, 0], track[:, 2], track[:, 1] + track[:, 3] / 2
+    walked = x[-2:].mean() - x[:2].mean()
+    if abs(walked) > WALKED:
+        return "walk left" if walked < 0 else "walk right"
+    # Several frames of a turn are narrow; a single one is a mistake of the box.
+    if np.sort(width / track[:, 3])[2] < TURNED * np.median(width / track[:, 3]):
+        return "turn"
+    # A zoom moves the feet evenly; a jump does not.
+    feet = bottom - np.polyval(np.polyfit(time, bottom, 1), time)
+    if np.ptp(feet) * BODY_HEIGHT / np.median(track[:, 3]) > JUMPED:
+        return "jump"
+    return "wave" if np.sort(arms)[-3:].mean() - arms.min() > WAVED else "stand"

@@ -1,0 +1,109 @@
+"""What every training run has: steps with a progress bar, a log, checkpoints from which it goes on."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import cos, pi
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from tools.setup import BASE
+
+CHECKPOINTS = BASE / "small_world"
+LOGS = Path(__file__).parent / "logs"
+
+
+def save_finished(name: str, weights: dict[str, torch.Tensor]) -> None:
+    """Keep the weights that a training run ended with, float32."""
+    unfinished = CHECKPOINTS / f"{name}.unfinished"
+    save_file({key: weight.contiguous() for key, weight in weights.items()}, unfinished)
+    os.replace(unfinished, CHECKPOINTS / f"{name}.safetensors")
+
+
+def load_finished(name: str) -> dict[str, torch.Tensor]:
+    return load_file(CHECKPOINTS / f"{name}.safetensors")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Adam with a linear warm-up and a cosine decay; `average` is the decay of the averaged weights."""
+
+    steps: int
+    learning_rate: float
+    warm_up: int = 100
+    average: float = 0.995
+    save_every: int = 100
+
+    def rate(self, step: int) -> float:
+        return self.learning_rate * min(1, (step + 1) / self.warm_up) * (0.51 + 0.49 * cos(pi * step / self.steps))
+
+
+def train(
+    name: str,
+    model: torch.nn.Module,
+    schedule: Schedule,
+    loss_of_step: Callable[[int], dict[str, torch.Tensor]],
+) -> dict[str, torch.Tensor]:
+    """Train `model` and return its averaged weights; a run that was stopped goes on at its last checkpoint.
+
+    loss_of_step: given the step, draws a batch (from the step alone, so that a resumed run sees what an
+    uninterrupted one sees) and returns the losses by name; "loss" is the one to minimise.
+    """
+    CHECKPOINTS.mkdir(parents=True, exist_ok=True)
+    LOGS.mkdir(exist_ok=True)
+    file, log = CHECKPOINTS / f"{name}.pt", LOGS / f"{name}.jsonl"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=0.0)
+    average, first, spent = {k: v.detach().clone() for k, v in model.state_dict().items()}, 0, 0.0
+    if file.exists():
+        state = torch.load(file, map_location=next(model.parameters()).device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, first, spent = state["average"], state["step"], state["seconds"]
+    # What an interrupted run logged after its last checkpoint comes again.
+    rows = log.read_text().splitlines(keepends=True) if log.exists() else []
+    log.write_text("".join(row for row in rows if json.loads(row)["step"] <= first))
+
+    sums: dict[str, float] = {}
+    start = time.monotonic() - spent
+    for step in tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=name, mininterval=5):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        torch.manual_seed(step)
+        losses = loss_of_step(step)
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            # A young average would remember the random start.
+            decay = min(schedule.average, (step + 1) / (step + 10))
+            for key, value in model.state_dict().items():
+                average[key].lerp_(value, 1 - decay)
+        for key, value in losses.items():
+            sums[key] = sums.get(key, 0.0) + value.item()
+        sums["count"] = sums.get("count", 0) + 1
+        if (step + 1) % 25 == 0:
+            row = {key: value / sums["count"] for key, value in sums.items() if key != "count"}
+            row = {"step": step + 1, "seconds": round(time.monotonic() - start, 1)} | {
+                key: round(value, 5) for key, value in row.items()
+            }
+            with log.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
+            sums = {}
+        if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step + 1,
+                "seconds": time.monotonic() - start,
+            }
+            unfinished = file.with_suffix(".unfinished")
+            torch.save(state, unfinished)
+            os.replace(unfinished, file)
+    return average

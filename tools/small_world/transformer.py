@@ -1,0 +1,133 @@
+"""The small world's Wan transformers: the host's class, trained on single clips by flow matching."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from .autoencoder import load_autoencoder
+from .dataset import Clips, grey_latent
+from .host import WanModel, comfy
+from .run import Schedule, load_finished, save_finished, train
+from .text import WIDTH as TEXT_WIDTH
+from .text import TextEncoder
+from .world import random_clip
+
+CONFIG = {"dim": 192, "ffn_dim": 576, "num_heads": 4, "num_layers": 4, "text_dim": TEXT_WIDTH}
+LATENT_CHANNELS, MASK_CHANNELS = 16, 4
+BATCH = 16
+SHIFT = 3.0  # noise levels are drawn as a sampler with this shift visits them
+NO_CAPTION = 0.1  # share of samples without a caption, for classifier-free guidance
+CUT, FIRST_FRAME = 0.4, 0.3  # shares of what an I2V sample knows; the rest knows five frames
+
+T2V = Schedule(steps=8000, learning_rate=1e-3, warm_up=200, average=0.998)
+I2V = Schedule(steps=3000, learning_rate=6e-4, warm_up=100, average=0.998)
+
+
+def new_transformer(channels: int) -> WanModel:
+    """Random weights, drawn as Wan draws them; the head starts at 0."""
+    wan = WanModel(in_dim=channels, **CONFIG, operations=comfy.ops.disable_weight_init)
+    for name, weight in wan.named_parameters():
+        if name.endswith("modulation"):
+            torch.nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+        elif "norm" in name and name.endswith("weight"):
+            torch.nn.init.ones_(weight)
+        elif name.endswith("bias") or name.startswith("head.head"):
+            torch.nn.init.zeros_(weight)
+        elif name.startswith("time_embedding"):
+            torch.nn.init.normal_(weight, std=0.02)
+        else:
+            torch.nn.init.xavier_uniform_(weight.flatten(1))
+    return wan
+
+
+def noise_levels(count: int) -> torch.Tensor:
+    """sigma in 0..1 of each sample, 1 = noise alone; evenly spread over the batch."""
+    even = (torch.arange(count) + torch.rand(count)) / count
+    return SHIFT * even / (1 + (SHIFT - 1) * even)
+
+
+def flow_loss(wan: WanModel, clips: torch.Tensor, text: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+    """Mean squared error of the predicted velocity, noise - clip; `known` is what an I2V model sees besides."""
+    sigma, noise = noise_levels(len(clips)), torch.randn_like(clips)
+    level = sigma.view(-1, 1, 1, 1, 1)
+    x = torch.lerp(clips, noise, level)
+    velocity = wan(x if known is None else torch.cat([x, known], 1), 1000 * sigma, text)
+    return torch.nn.functional.mse_loss(velocity, noise - clips)
+
+
+def captions(seeds: list[int]) -> list[str]:
+    return ["" if torch.rand(()) < NO_CAPTION else random_clip(seed).caption for seed in seeds]
+
+
+def trained(start: Path, name: str) -> dict[str, torch.Tensor]:
+    """The weights of an exported file in folder `start`, float32, without a tokenizer."""
+    weights = load_file(start / f"storymem_world_{name}.safetensors")
+    return {key: weight.float() for key, weight in weights.items() if key != "spiece_model"}
+
+
+def train_t2v(start: Path | None) -> None:
+    """The text-to-video model and the text encoder, together; from scratch or from the files in folder `start`."""
+    torch.manual_seed(1)
+    clips, models = Clips(), torch.nn.ModuleDict({"wan": new_transformer(LATENT_CHANNELS), "text": TextEncoder()})
+    if start is not None:
+        models["wan"].load_state_dict(trained(start, "t2v"))
+        models["text"].t5.load_state_dict(trained(start, "umt5"))
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        seeds, latents = clips.batch(step, BATCH)
+        return {"loss": flow_loss(models["wan"], latents["clip"], models["text"](captions(seeds)), None)}
+
+    weights = train("t2v", models, T2V, losses)
+    save_finished("t2v", part(weights, "wan."))
+    save_finished("umt5", part(weights, "text."))
+
+
+def part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): weight for key, weight in weights.items() if key.startswith(prefix)}
+
+
+def widened(t2v: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """T2V weights for an I2V model: the channels of what is known start at 0."""
+    weight = t2v["patch_embedding.weight"]
+    added = weight.new_zeros(len(weight), MASK_CHANNELS + LATENT_CHANNELS, *weight.shape[2:])
+    return t2v | {"patch_embedding.weight": torch.cat([weight, added], 1)}
+
+
+def known_channels(latents: dict[str, torch.Tensor], grey: torch.Tensor) -> torch.Tensor:
+    """What I2V samples know, [B, 4 + 16, 5, 8, 12]: nothing (a cut), the first frame, or the first five."""
+    kinds = torch.rand(len(latents["clip"]))
+    rows = []
+    for index, kind in enumerate(kinds):
+        name, frames = ("first_frame", 1) if kind < CUT + FIRST_FRAME else ("motion_frames", 2)
+        video, frames = (grey, 0) if kind < CUT else (latents[name][index], frames)
+        mask = torch.zeros(MASK_CHANNELS, *video.shape[1:])
+        mask[:, :frames] = 1.0
+        rows.append(torch.cat([mask, video]))
+    return torch.stack(rows)
+
+
+def train_i2v(start: Path | None) -> None:
+    """The image-to-video model, from the text-to-video model, or from its own file in folder `start`.
+
+    The text encoder stays as it is.
+    """
+    torch.manual_seed(2)
+    clips, grey, text = Clips(), grey_latent(load_autoencoder()), load_text_encoder()
+    wan = new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS)
+    wan.load_state_dict(widened(load_finished("t2v")) if start is None else trained(start, "i2v"))
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        seeds, latents = clips.batch(1_000_000 + step, BATCH)
+        with torch.no_grad():
+            words = text(captions(seeds))
+        return {"loss": flow_loss(wan, latents["clip"], words, known_channels(latents, grey))}
+
+    save_finished("i2v", train("i2v", wan, I2V, losses))
+
+
+def load_text_encoder() -> TextEncoder:
+    """The trained text encoder."""
+    text = TextEncoder()
+    text.load_state_dict(load_finished("umt5"))
+    return text
