@@ -59,7 +59,9 @@ def frames_of(film):
 
 def start_and_read(server, script, wanted, *more):
     """Start the runner and wait until it has printed `wanted` on its screen."""
-    process = subprocess.Popen(command(server, script, *more), cwd=REPO, stderr=subprocess.PIPE)
+    # a shell has its background jobs ignore Ctrl-C, and so would what they start
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(command(server, script, *more), cwd=REPO, stderr=subprocess.PIPE, **heed)
     seen = b""
     while wanted not in seen:
         part = os.read(process.stderr.fileno(), 4096)
