@@ -18,6 +18,7 @@ SHORT, LONG = 3, 30
 SIZE = {"width": 160, "height": 96, "length": 49}
 BEGINNING = ["cut", "first_frame", "motion_frames"]  # then cuts, which need no VAE encoding
 FLOAT = 4
+CAPACITY = 6  # what the third shot can recall: shots of both stories remember as much
 
 
 def run() -> list[Row]:
@@ -52,7 +53,7 @@ def produce(shots: int) -> tuple[float, list[float]]:
                 steps = []
                 start = time.monotonic()
                 graph = Graph(server.client)
-                graph.director(story(shots), **SIZE, steps=1, cfg=1.0)
+                graph.director(story(shots), **SIZE, steps=1, cfg=1.0, bank=graph.bank(0, capacity=CAPACITY))
                 graph.run(on_event=lambda event, data, steps=steps: is_step(event, data) and steps.append(data))
                 seconds.append(time.monotonic() - start)
                 if len(steps) != (0 if again else shots):

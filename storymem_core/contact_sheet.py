@@ -8,9 +8,9 @@ import numpy as np
 
 from .bank import Keyframe
 
-# a 832x480 frame fills it
-_THUMBNAIL = (320, 185)
-_COLUMNS = 5
+# a 832x480 frame fills it; a sheet of 90 keyframes takes 20 MB
+_THUMBNAIL = (260, 150)
+_COLUMNS = 6
 _GAP = 20
 _LINE = 23
 _BACKGROUND, _PANEL = (24, 25, 28), (12, 12, 14)
@@ -19,7 +19,7 @@ _RECALLED, _PINNED = (126, 200, 150), (240, 180, 80)
 
 
 def contact_sheet(keyframes: Sequence[Keyframe], recalled_by: Mapping[str, Sequence[int]]) -> np.ndarray:
-    """Draw keyframes as a grid of captioned thumbnails, at most five in a row -> uint8 [H, W, 3], RGB.
+    """Draw keyframes as a grid of captioned thumbnails, at most six in a row -> uint8 [H, W, 3], RGB.
 
     recalled_by: keyframe id -> numbers of the shots that recalled it; absent means none.
     Letters outside ASCII show as question marks with OpenCV older than 5.
@@ -31,7 +31,7 @@ def contact_sheet(keyframes: Sequence[Keyframe], recalled_by: Mapping[str, Seque
     width, height = _THUMBNAIL
     captions = [_caption(keyframe, recalled_by.get(keyframe.id, ())) for keyframe in keyframes]
     row_height = height + _LINE * max(map(len, captions)) + _GAP
-    # rows as even as possible: six keyframes make three and three, not five and one
+    # rows as even as possible: seven keyframes make four and three, not six and one
     rows = math.ceil(len(keyframes) / _COLUMNS)
     columns = math.ceil(len(keyframes) / rows)
     size = (_GAP + rows * (row_height + _GAP), _GAP + columns * (width + _GAP), 3)

@@ -7,7 +7,7 @@ import pytest
 from storymem_core.bank import Keyframe
 from storymem_core.contact_sheet import contact_sheet
 
-CELL, HEIGHT, GAP = 320, 185, 20
+CELL, HEIGHT, GAP = 260, 150, 20
 
 
 def keyframe(color, size=(480, 832), **fields):
@@ -31,7 +31,7 @@ def words(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "columns", "rows"), [(1, 1, 1), (5, 5, 1), (6, 3, 2), (8, 4, 2), (12, 4, 3), (20, 5, 4)]
+    ("count", "columns", "rows"), [(1, 1, 1), (6, 6, 1), (7, 4, 2), (8, 4, 2), (15, 5, 3), (20, 5, 4)]
 )
 def test_grid(count, columns, rows):
     keyframes = [keyframe((10 + 10 * i, 40, 200 - 5 * i)) for i in range(count)]
@@ -111,5 +111,5 @@ def test_letters_of_any_script(words):
 def test_empty_memory(words):
     sheet = contact_sheet([], {})
     assert words == ["memory is empty"]
-    assert sheet.dtype == np.uint8 and sheet.shape == (60, 320, 3)
+    assert sheet.dtype == np.uint8 and sheet.shape == (60, 260, 3)
     assert sheet.max() > 150, "the words are there"
