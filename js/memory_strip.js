@@ -80,6 +80,7 @@ class MemoryStrip {
       getMinHeight: () => HEIGHT,
     });
     widget.serialize = false;
+    widget.onPointerDown = () => true; // a press beside the element is nothing to the canvas
     const labels = node.widgets.find(({ name }) => name === "reference_labels");
     if (labels) labels.options.getMaxHeight = () => LABELS_HEIGHT; // a larger node has more room for keyframes
     node.setSize([Math.max(node.size[0], NODE_WIDTH), node.computeSize()[1]]);

@@ -41,6 +41,7 @@ class Storyboard {
       margin: 6,
     });
     this.widget.serialize = false;
+    this.widget.onPointerDown = () => true; // a press beside the element is nothing to the canvas
   }
 
   button(text, icon, click) {

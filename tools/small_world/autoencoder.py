@@ -24,7 +24,7 @@ LATENT_NOISE = 0.05  # against unit variance: the decoder forgives what a diffus
 CHARACTERS = 3.0  # extra weight of the characters in the loss
 LATENT_PENALTY = 2e-4  # keeps the latents from growing out of that noise
 
-SCHEDULE = Schedule(steps=6000, learning_rate=1.5e-3)
+SCHEDULE = Schedule(steps=6000, learning_rate=1e-3)
 
 
 def new_autoencoder() -> WanVAE:
@@ -211,14 +211,14 @@ def train_autoencoder(start: Path | None) -> None:
 
 
 def batch(step: int) -> torch.Tensor:
-    """Mostly single frames: many different characters for the price of one clip, and they are the hard part.
+    """Single frames, many different characters for the price of one clip, in turn with clips.
 
-    Every fourth batch is clips of nine frames, in which every layer meets its whole past.
+    A clip has nine frames: in them every layer meets its whole past.
     """
     seed = 100_000 + step
-    if step % 4 == 3:
+    if step % 2:
         return random_frames(seed, 4, 9, crop=48)
-    return random_frames(seed, 10, 1) if step % 4 == 1 else random_frames(seed, 24, 1, crop=48)
+    return random_frames(seed, 10, 1) if step % 4 == 0 else random_frames(seed, 24, 1, crop=48)
 
 
 def load_autoencoder() -> WanVAE:
