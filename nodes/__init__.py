@@ -1,6 +1,6 @@
 """The pack's ComfyUI nodes: schema, a call into the core, return."""
 
-from . import director, films, keyframes, lora, memory, sampling, shots, story, training
+from . import directed_shot, director, films, keyframes, lora, memory, sampling, shots, story, training
 
 NODES = [
     memory.StoryMemMemoryBank,
@@ -17,6 +17,7 @@ NODES = [
     story.StoryMemScript,
     story.StoryMemShot,
     director.StoryMemDirector,
+    directed_shot.StoryMemDirectedShot,
     films.StoryMemSaveShot,
     films.StoryMemLoadShot,
     films.StoryMemFilm,

@@ -22,18 +22,15 @@ from ..storymem_core.shot_files import (
 )
 from ..storymem_core.storage import resolve_inside
 from ..storymem_core.transitions import OVERLAP
-from .films import LAST_FRAMES, output_root
-from .host.sampling import switch_step
+from .directed_shot import MEMORY, SAMPLING, SELECTION, SIZE, ShotPlan
+from .films import name_of, output_root
 from .keyframes import selection_inputs
 from .sampling import memory_inputs, model_inputs, sampling_inputs, size_inputs
-from .story import input_file
 from .types import Bank, Story
 
-T2V_BOUNDARY = 0.875  # as Wan 2.2 T2V A14B was trained
-SIZE = ("width", "height")
-SAMPLING = ("steps", "cfg", "sampler_name", "scheduler")
-MEMORY = ("memory_spacing", "memory_strength", "memory_start", "memory_end")
-SELECTION = ("threshold", "max_keyframes", "quality", "quality_threshold")
+# Inputs that determine every shot alike: sockets by what is connected to them, widgets by their values.
+SOCKETS = ("model", "model_low_noise", "model_t2v", "model_t2v_low_noise", "clip", "vae", "clip_vision")
+SETTINGS = (*SIZE, *SAMPLING, *MEMORY, *SELECTION, "shift", "boundary", "fps", "match_color", "crossfade")
 CONTINUATIONS = [kind for kind, overlap in OVERLAP.items() if overlap]
 STARTED = time.time()
 
@@ -146,7 +143,7 @@ def script_above(prompt, link: list) -> str | None:
 
 
 class _Production:
-    """The sub-graphs of one story, shot after shot."""
+    """The plan of one story, shot after shot."""
 
     def __init__(self, story, inputs: dict, links: dict, prompt, root: Path):
         self.story, self.inputs, self.links, self.root = story, inputs, links, root
@@ -166,28 +163,14 @@ class _Production:
     def settings(self, prompt) -> dict:
         """What determines every shot alike."""
         known: dict[str, str] = {}
-        sockets = ("model", "model_low_noise", "model_t2v", "model_t2v_low_noise", "clip", "vae", "clip_vision")
         start = self.start
         return {
-            "models": {name: graph_hash(prompt, link, known) for name, link in self.link(*sockets).items()},
+            "models": {name: graph_hash(prompt, link, known) for name, link in self.link(*SOCKETS).items()},
             "bank": [
                 [[k.id, k.label, k.pinned, k.excluded, k.shot] for k in start.keyframes],
                 [start.capacity, start.sink, start.policy, start.shots, start.limit],
             ],
-            "values": self.values(
-                (
-                    *SIZE,
-                    *SAMPLING,
-                    *MEMORY,
-                    *SELECTION,
-                    "shift",
-                    "boundary",
-                    "fps",
-                    "negative_prompt",
-                    "match_color",
-                    "crossfade",
-                )
-            ),
+            "values": self.values((*SETTINGS, "negative_prompt")),
         }
 
     def references_by_first_use(self) -> dict[int, list[tuple[str, str]]]:
@@ -210,59 +193,41 @@ class _Production:
         bank = self.links.get("bank") or graph.node("StoryMemMemoryBank", "bank", **self.bank_settings()).out(0)
         previous, sampled = None, []
         for shot in shots:
-            length, kind = self.length(shot), self.kind(shot)
-            seed = (self.inputs["seed"] + shot.number if shot.seed is None else shot.seed) % 2**64
-            references = self.references.get(shot.number, [])
-            determines = {
-                "prompt": shot.prompt,
-                "kind": kind,
-                "length": length,
-                "seed": seed,
-                "characters": list(shot.characters),
-                "crossfade": self.crossfade(kind, previous is None),
-                "references": [
-                    [label, hashlib.sha256(input_file(file, "references").read_bytes()).hexdigest()]
-                    for label, file in references
-                ],
-            }
-            self.key = shot_key(self.key, determines)
+            plan = self.plan(shot)
+            self.key = shot_key(self.key, plan.determines())
             folder = shot_folder(self.root, shot.number, self.key)
-            name = folder.relative_to(output_root().resolve()).as_posix()
-            before = {"previous": previous.out(0)} if previous else {}
+            files = {"folder": name_of(folder)} | ({"previous": previous.out(0)} if previous else {})
             if self.finished(folder):
-                files = {"folder": name, "continued": False, **before}
-                previous = graph.node("StoryMemLoadShot", f"shot{shot.number}_files", **files)
+                previous = graph.node("StoryMemLoadShot", f"shot{shot.number}_files", **files, continued=False)
             else:
                 if previous and previous.class_type == "StoryMemLoadShot":
                     # Only here: the host would keep the memories of all finished shots, each with all before it.
                     previous.set_input("continued", True)
                 sampled.append(shot.number)
-                for i, (label, file) in enumerate(references, 1):
-                    bank = self.remember(f"shot{shot.number}_reference{i}", label, file, bank)
-                last = {"previous_shot": previous.out(0)} if previous else {}
-                latent, transition = self.sample(shot, kind, length, seed, bank, negative, last)
-                previous = graph.node(
-                    "StoryMemSaveShot",
-                    f"shot{shot.number}_files",
-                    latent=latent,
-                    bank=bank,
-                    transition=transition,
-                    folder=name,
-                    number=shot.number,
-                    crossfade=determines["crossfade"],
-                    keep_last=max(LAST_FRAMES, self.inputs["crossfade"] + 1),
-                    label=", ".join(shot.characters),
-                    **before,
-                    **self.link("vae", "clip_vision"),
-                    **self.values((*SELECTION, "fps", "match_color")),
-                )
+                inner = {**self.link(*SOCKETS), "negative": negative.out(0), "bank": bank}
+                previous = graph.node("StoryMemDirectedShot", f"shot{shot.number}", plan=plan, **inner, **files)
             bank = previous.out(1)
         logging.info("story %r: %d shots, to sample: %s", self.story.name, len(shots), sampled or "none")
-        film = self.root / f"film-{self.key}.mp4"
-        name = film.relative_to(output_root().resolve()).as_posix()
+        name = name_of(self.root / f"film-{self.key}.mp4")
         film = graph.node("StoryMemFilm", "film", shot=previous.out(0), film=name)
         shown = {"script": self.script, "prompts": [shot.prompt for shot in shots]}  # for the storyboard
         return io.NodeOutput(film.out(0), film.out(1), ui={"storymem_story": [shown]}, expand=graph.finalize())
+
+    def plan(self, shot) -> ShotPlan:
+        kind = self.kind(shot)
+        empty_memory = not self.start.keyframes and not self.references.get(1)
+        return ShotPlan(
+            number=shot.number,
+            prompt=shot.prompt,
+            kind=kind,
+            length=self.length(shot),
+            seed=(self.inputs["seed"] + shot.number if shot.seed is None else shot.seed) % 2**64,
+            crossfade=self.crossfade(kind, shot.number == 1),
+            characters=tuple(shot.characters),
+            references=tuple(self.references.get(shot.number, [])),
+            from_text=shot.number == 1 and "model_t2v" in self.links and empty_memory,
+            settings=self.values(SETTINGS),
+        )
 
     def length(self, shot) -> int:
         return self.inputs["length"] if shot.length is None else shot.length
@@ -306,66 +271,3 @@ class _Production:
             logging.warning("story %r: %s: this shot is made anew", self.story.name, error)
             return False
         return True
-
-    def remember(self, name: str, label: str, file: str, bank: list) -> list:
-        """Link to the bank with one reference image more."""
-        image = self.graph.node("LoadImage", f"{name}_image", image=file)
-        return self.graph.node(
-            "StoryMemMemoryBank",
-            name,
-            bank=bank,
-            reference_images=image.out(0),
-            reference_labels=label,
-            **self.bank_settings(),
-        ).out(0)
-
-    def sample(self, shot, kind: str, length: int, seed: int, bank: list, negative, last: dict) -> tuple[list, list]:
-        """Links to the sampled latent and the transition of a shot."""
-        node, part = self.graph.node, f"shot{shot.number}"
-        positive = node("CLIPTextEncode", f"{part}_prompt", **self.link("clip"), text=shot.prompt)
-        last = last if OVERLAP[kind] else {}
-        transition = node("StoryMemShotTransition", f"{part}_transition", kind=kind, **last).out(0)
-        texts = {"positive": positive.out(0), "negative": negative.out(0)}
-        empty_memory = not self.start.keyframes and not self.references.get(1)
-        if shot.number == 1 and "model_t2v" in self.links and empty_memory:
-            return self.sample_from_text(part, texts, length, seed), transition
-        sampler = node(
-            "StoryMemSampler",
-            f"{part}_sampler",
-            **self.link("model", "model_low_noise", "vae"),
-            **texts,
-            bank=bank,
-            transition=transition,
-            length=length,
-            seed=seed,
-            **self.values((*SIZE, *SAMPLING, *MEMORY, "shift", "boundary")),
-        )
-        return sampler.out(0), transition
-
-    def sample_from_text(self, part: str, texts: dict, length: int, seed: int) -> list:
-        """The first shot by the text-to-video model, through the host's own samplers."""
-        node, values = self.graph.node, self.inputs
-        empty = node("EmptyHunyuanLatentVideo", f"{part}_empty", **self.values(SIZE), length=length, batch_size=1)
-        latent = empty.out(0)
-        switch = switch_step(
-            values["model_t2v"], values["shift"], *self.values(SAMPLING[:1] + SAMPLING[2:]).values(), T2V_BOUNDARY
-        )
-        experts = [("model_t2v", 0, switch), ("model_t2v_low_noise", switch, values["steps"])]
-        experts = [expert for expert in experts if expert[0] in self.links and expert[1] < expert[2]]
-        for i, (model, first, end) in enumerate(experts):
-            alone = len(experts) == 1
-            shifted = node("ModelSamplingSD3", f"{part}_{model}", model=self.links[model], shift=values["shift"])
-            latent = node(
-                "KSamplerAdvanced",
-                f"{part}_{'sampler' if i == 0 else 'sampler_low_noise'}",
-                model=shifted.out(0),
-                add_noise="disable" if i else "enable",
-                noise_seed=seed,
-                latent_image=latent,
-                start_at_step=0 if alone else first,
-                end_at_step=values["steps"] if alone else end,
-                return_with_leftover_noise="enable" if i < len(experts) - 1 else "disable",
-                **texts,
-                **self.values(SAMPLING),
-            ).out(0)
-        return latent

@@ -29,6 +29,11 @@ def output_root() -> Path:
     return Path(folder_paths.get_output_directory())
 
 
+def name_of(path: Path) -> str:
+    """A path inside the output folder, as inputs of nodes give it."""
+    return path.relative_to(output_root().resolve()).as_posix()
+
+
 def saved_result(path: Path) -> ui.SavedResult:
     """How the host names a file of its output folder."""
     relative = path.relative_to(output_root().resolve())

@@ -45,7 +45,7 @@ class Run:
     steps: int = 2000
     batch: int = 4
     part: int = 250  # steps of one prompt
-    rank: int = 32
+    rank: int = 16
     learning_rate: float = 1e-2
     i2v: str = "storymem_world_i2v.safetensors"
     vae: str = "storymem_world_vae.safetensors"
