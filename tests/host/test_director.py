@@ -171,8 +171,25 @@ def by_hand(server: Server, shots: list[dict], crossfade: int = 0, blend_overlap
     return film, parts, banks
 
 
-def memory_of(bank: MemoryBank) -> list[tuple]:
-    return [(k.id, k.shot, k.frame, k.label, k.pinned, k.quality, k.embedding.tolist()) for k in bank.keyframes]
+def same_pictures(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether uint8 pictures agree to a level: shots are sampled twice, and floats may differ in their last bits."""
+    return ours.shape == theirs.shape and np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def same_video(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """The same of encoded pictures, where a level may become several. Encoding itself moves the pictures of these
+    models by 4 levels; any other pictures are 26 levels away."""
+    return ours.shape == theirs.shape and np.abs(ours.astype(int) - theirs).mean() < 1
+
+
+def same_memory(ours: MemoryBank, theirs: MemoryBank) -> bool:
+    return len(ours.keyframes) == len(theirs.keyframes) and all(
+        (one.shot, one.frame, one.label, one.pinned) == (other.shot, other.frame, other.label, other.pinned)
+        and same_pictures(one.image, other.image)
+        and np.allclose(one.embedding, other.embedding, atol=0.01)
+        and np.isclose(one.quality, other.quality, rtol=0.01)
+        for one, other in zip(ours.keyframes, theirs.keyframes, strict=True)
+    )
 
 
 # A crossfade replaces frames of the shot before it.
@@ -200,13 +217,12 @@ def test_a_film_is_what_the_ordinary_nodes_make(server, tmp_path, settings, fram
     expected, parts, banks = by_hand(server, shots, **settings)
     assert film.sampled == [1, 2, 3, 4, 5]
     assert len(expected) == frames
-    # Exactly what is stored without loss; the encoder is deterministic, so that the rest can be compared after it.
     for number, (part, bank) in enumerate(zip(parts, banks, strict=True), 1):
-        assert np.array_equal(film.last_frames(number)[-5:], np.concatenate(parts[:number])[-5:]), number
-        assert memory_of(film.bank(number)) == memory_of(bank), number
+        assert same_pictures(film.last_frames(number)[-5:], np.concatenate(parts[:number])[-5:]), number
+        assert same_memory(film.bank(number), bank), number
         write_video(tmp_path / "part.mp4", part, 16)
-        assert np.array_equal(pictures_of(film.folders[number - 1] / "video.mp4"), pictures_of(tmp_path / "part.mp4"))
-    assert np.array_equal(film.last_frames(5)[-5:], expected[-5:])
+        assert same_video(pictures_of(film.folders[number - 1] / "video.mp4"), pictures_of(tmp_path / "part.mp4"))
+    assert same_pictures(film.last_frames(5)[-5:], expected[-5:])
 
     shown = film.pictures()
     assert shown.shape == (frames, HEIGHT, WIDTH, 3)
@@ -223,7 +239,7 @@ def test_a_short_continuation_is_continued_over_its_own_beginning(server):
     film = produce(server, story(shots))
     expected, _, _ = by_hand(server, shots)
     assert len(film.pictures()) == len(expected) == 9 + 4 + 4
-    assert np.array_equal(film.last_frames(3), expected[-5:])
+    assert same_pictures(film.last_frames(3), expected[-5:])
 
 
 def test_fps_is_the_films(server):
@@ -532,8 +548,8 @@ def test_two_stories_of_one_name_at_once_do_not_meet(server):
         assert produce(server, story(shots, name=name)).sampled == []
         alone = produce(server, story(shots))
         assert alone.sampled == [1, 2]
-        assert np.array_equal(film.pictures(), alone.pictures())
-        assert memory_of(film.bank(2)) == memory_of(alone.bank(2))
+        assert same_video(film.pictures(), alone.pictures())
+        assert same_memory(film.bank(2), alone.bank(2))
 
 
 @pytest.mark.parametrize(
