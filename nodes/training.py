@@ -185,7 +185,7 @@ class StoryMemTrainingSet(io.ComfyNode):
                 io.Float.Input(
                     "min_similarity",
                     default=0.6,
-                    min=0.0,
+                    min=-1.0,
                     max=1.0,
                     step=0.01,
                     tooltip="Keyframes of other clips less similar than this (cosine similarity) are not remembered; "

@@ -87,7 +87,7 @@ def prompt(run: Run, kind: str, name: str, done: int, existing: str) -> dict:
         "clip": ["text", 0],
         "folder": name,
         **{"width": WIDTH, "height": HEIGHT, "length": FRAMES},
-        **{"samples": run.samples, "seed": 0, "max_memory": 10, "min_similarity": 0.0},
+        **{"samples": run.samples, "seed": 0, "max_memory": 10, "min_similarity": -1.0},
         **SHARES[kind],
         **{"noise_levels": "all", "boundary": 0.9},
     }

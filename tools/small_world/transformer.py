@@ -21,7 +21,7 @@ NO_CAPTION = 0.1  # share of samples without a caption, for classifier-free guid
 CUT, FIRST_FRAME = 0.4, 0.3  # shares of what an I2V sample knows; the rest knows five frames
 
 T2V = Schedule(steps=6000, learning_rate=1e-3, warm_up=200, average=0.998)
-I2V = Schedule(steps=3000, learning_rate=6e-4, warm_up=100, average=0.998)
+I2V = Schedule(steps=2500, learning_rate=6e-4, warm_up=100, average=0.998)
 
 
 def new_transformer(channels: int) -> WanModel:
