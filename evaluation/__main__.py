@@ -24,6 +24,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     known.add_argument("--stories", type=int, default=50, help="(%(default)s)")
     known.add_argument("--methods", nargs="+", choices=(names := [one.name for one in METHODS]), default=names)
     known.add_argument("--ablation-stories", type=int, default=20, help="for each ablation; 0 for none (%(default)s)")
+    known.add_argument("--servers", type=int, default=1, help="to make stories side by side (%(default)s)")
     known.set_defaults(run=run_world)
 
     real = commands.add_parser("videos", help="the shots of one story, without ground truth")
@@ -42,7 +43,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def run_world(options: argparse.Namespace) -> None:
     methods = [method for method in METHODS if method.name in options.methods]
-    world.run(methods, options.stories, options.ablation_stories)
+    world.run(methods, options.stories, options.ablation_stories, options.servers)
 
 
 def run_videos(options: argparse.Namespace) -> None:

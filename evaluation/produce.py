@@ -20,7 +20,6 @@ from .methods import Method
 from .tale import Tale
 
 FOLDER = "stories"
-MEMORY = "memory.safetensors"
 SIZE = {"width": WIDTH, "height": HEIGHT}
 LENGTH = FRAMES
 SAMPLING = {"steps": 10, "cfg": 2.5, "sampler_name": "uni_pc", "scheduler": "simple"}
@@ -42,13 +41,13 @@ class Models:
     motion_frames: str = "storymem_world_lora_motion_frames.safetensors"
 
     def contents(self, models_dir: Path) -> dict[str, str]:
-        """A hash of each file; InputError for one that is not there."""
+        """File name -> hash; InputError for a file that is not there."""
         folders = {"vae": "vae", "text": "text_encoders", "t2v": "diffusion_models", "i2v": "diffusion_models"}
         files = {field: models_dir / folders.get(field, "loras") / name for field, name in asdict(self).items()}
         for field, file in files.items():
             if not file.is_file():
                 raise InputError(field, str(file), "there is no such file", "Train the small world's models first")
-        return {field: hashlib.sha256(file.read_bytes()).hexdigest() for field, file in files.items()}
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files.values()}
 
 
 class Prompt(dict):
@@ -62,12 +61,17 @@ class Prompt(dict):
 
 @dataclass(frozen=True)
 class Studio:
-    """Where films are made. contents: hashes of the model files, part of what determines a shot."""
+    """Where films are made. contents: hashes of the model files, part of what determines a shot that they make."""
 
     client: Client
     output: Path
     models: Models
     contents: dict[str, str]
+
+    def used(self, prompt: "Prompt") -> dict[str, str]:
+        """Hashes of the model files that a prompt loads."""
+        named = {value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str)}
+        return {name: digest for name, digest in self.contents.items() if name in named}
 
     def make(self, tale: Tale, method: Method, on_shot: Callable[[], None] = lambda: None) -> list[ShotFiles]:
         """All shots of a story, finished ones from disk; on_shot is called after each. NodeError if a node fails."""
@@ -77,14 +81,15 @@ class Studio:
             memory = method.memory(tale, finished).with_settings(method.capacity, method.sink, "sliding_window")
             kind = method.kind(tale, number)
             parts = (tale, method, number, kind, bool(memory.keyframes), finished)
-            determines = {"prompt": self.prompt(*parts, ""), "models": self.contents, "memory": describe(memory)}
+            prompt = self.prompt(*parts, "")
+            determines = {"prompt": prompt, "models": self.used(prompt), "memory": describe(memory)}
             key = shot_key(key, determines)
             folder = shot_folder(self.output / FOLDER, number, key)
             previous = finished[-1] if finished else None
             try:
                 shot = load_shot(folder, previous)
             except ShotFileError:
-                save_bank(memory, self.output / FOLDER / MEMORY)
+                save_bank(memory, self.output / memory_file(tale))
                 self.client.run(self.prompt(*parts, folder.name))
                 shot = load_shot(folder, previous)
             finished.append(shot)
@@ -109,7 +114,7 @@ class Studio:
             "positive": graph.add("CLIPTextEncode", clip=clip, text=tale.shots[number - 1].caption),
             "negative": graph.add("CLIPTextEncode", clip=clip, text=""),
         }
-        memory = graph.add("StoryMemLoadBank", bank_file=f"{FOLDER}/{MEMORY}")
+        memory = graph.add("StoryMemLoadBank", bank_file=memory_file(tale))
         before = {}
         if finished:
             loaded = graph.add("StoryMemLoadShot", folder=f"{FOLDER}/{finished[-1].folder.name}", continued=True)
@@ -172,6 +177,11 @@ class Studio:
             **texts,
             **SAMPLING,
         )
+
+
+def memory_file(tale: Tale) -> str:
+    """Where the memory of the shot in work lies, in the output folder; stories may be made side by side."""
+    return f"{FOLDER}/memory-{tale.seed}.safetensors"
 
 
 def describe(memory: MemoryBank) -> list:

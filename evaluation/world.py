@@ -1,7 +1,11 @@
 """All methods and ablations on unseen stories of the small world, against its truth: one table and one figure."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 from tqdm import tqdm
@@ -22,32 +26,63 @@ FIRST_SEED = 50_000
 RESULTS = REPO / "benchmarks" / "results"
 
 
-def run(compared: Sequence[Method], stories: int, ablation_stories: int) -> None:
-    """Make the films that are missing, measure all of them, and write world.md and world.png."""
-    base = BASE / "evaluation"
-    make_base(base, BASE / "input" / FOOTAGE_NAME, models=BASE / "models")
+def run(compared: Sequence[Method], stories: int, ablation_stories: int, servers: int) -> None:
+    """Make the films that are missing, measure all of them, and write world.md and world.png.
+
+    servers: how many make stories side by side, each on a core of its own.
+    """
     models = Models()
     contents = models.contents(BASE / "models")
     jobs = [(method, stories) for method in compared] + [(method, ablation_stories) for method in ABLATIONS]
     shots = SHOTS * sum(count for _, count in jobs)
-    scores: Scores = {}
-    with Server(base) as server, tqdm(total=shots, desc="films", unit="shot") as bar:
-        studio = Studio(server.client, base / "output", models, contents)
-        for index in range(max(stories, ablation_stories)):
-            tale = Tale.of_seed(FIRST_SEED + index)
-            scores.setdefault(TRUTH, []).append(score_truth(tale))
-            for method, count in jobs:
-                if index < count:
-                    bar.set_postfix_str(f"story {index + 1}, {method.name}")
-                    for name, tally in score_method(studio, tale, method, bar.update).items():
-                        scores.setdefault(name, []).append(tally)
-                        if method is M2V and index < ablation_stories:
-                            scores.setdefault(BASELINE, []).append(tally)
+    with ExitStack() as running, tqdm(total=shots, desc="films", unit="shot") as bar:
+        pool, idle = ThreadPoolExecutor(servers), SimpleQueue()
+        running.callback(pool.shutdown, cancel_futures=True)  # once the servers have stopped
+        for number in range(servers):
+            base = server_base(number)
+            server = running.enter_context(Server(base))
+            idle.put(Studio(server.client, base / "output", models, contents))
+
+        def story(index: int) -> Scores:
+            studio = idle.get()
+            try:
+                return score_story(studio, index, [method for method, count in jobs if index < count], bar.update)
+            finally:
+                idle.put(studio)
+
+        scores: Scores = {}
+        for of_story in pool.map(story, range(max(stories, ablation_stories))):
+            for name, tallies in of_story.items():
+                scores.setdefault(name, []).extend(tallies)
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = tables.report(scores)
     (RESULTS / "world.md").write_text(text)
     figure.draw(scores, RESULTS / "world.png")
     print(text)
+
+
+def server_base(number: int) -> Path:
+    """A base directory for one server; all of them write their shots to one folder."""
+    base = BASE / "evaluation" / f"server{number}"
+    output = BASE / "evaluation" / "output"
+    output.mkdir(parents=True, exist_ok=True)
+    base.mkdir(exist_ok=True)
+    if not (base / "output").exists():
+        (base / "output").symlink_to(output, target_is_directory=True)
+    make_base(base, BASE / "input" / FOOTAGE_NAME, models=BASE / "models")
+    return base
+
+
+def score_story(studio: Studio, index: int, methods: Sequence[Method], on_shot: Callable[[], object]) -> Scores:
+    """Scores of one story by every method. M2V counts for the ablations too, where there are any."""
+    tale = Tale.of_seed(FIRST_SEED + index)
+    scores: Scores = {TRUTH: [score_truth(tale)]}
+    for method in methods:
+        for name, tally in score_method(studio, tale, method, on_shot).items():
+            scores[name] = [tally]
+    if M2V.name in scores and any(method in ABLATIONS for method in methods):
+        scores[BASELINE] = scores[M2V.name]
+    return scores
 
 
 def score_method(

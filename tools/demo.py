@@ -1,6 +1,5 @@
-"""make demo: a shipped story on the demo models, through a real ComfyUI server, into demo_output/."""
+"""make demo: a shipped story on the small world's models, through a real ComfyUI server, into demo_output/."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,30 +10,12 @@ import cv2
 from .client import NodeError
 from .server import Server, ServerError
 from .setup import BASE, REPO
-from .story import WORKFLOW, StoryClient, make_job, run_story, table
+from .story import StoryClient, make_job, read_workflow, run_story, table
 
 EXAMPLES = REPO / "example_workflows"
-STORY = EXAMPLES / "stories" / "lighthouse.json"
-BY_HAND = EXAMPLES / "api" / "three_shots.json"
+STORY = EXAMPLES / "stories" / "small_world.json"
+WORKFLOW = EXAMPLES / "api" / "small_world.json"
 OUTPUT = REPO / "demo_output"
-FOLDER = "storymem_demo"
-SIZE = {"width": 128, "height": 80, "length": 17, "steps": 6}
-
-
-def demo_workflow() -> dict:
-    """The story workflow with the demo models, taken from the example that is built by hand."""
-    workflow, by_hand = json.loads(WORKFLOW.read_text()), json.loads(BY_HAND.read_text())
-    loaders = ("model_high_noise", "model_low_noise", "lora_high_noise", "lora_low_noise", "clip", "vae")
-    return workflow | {name: by_hand[name] for name in loaders}
-
-
-def begin_with_footage(workflow: dict) -> dict:
-    """The workflow with keyframes of real footage in the memory that the story begins with."""
-    by_hand = json.loads(BY_HAND.read_text())
-    footage = {name: node for name, node in by_hand.items() if name.startswith(("footage", "bank", "shot1_"))}
-    footage["footage_size"]["inputs"] |= {"width": 416, "height": 240}
-    workflow["director"]["inputs"]["bank"] = ["shot1_keyframes", 0]
-    return workflow | footage
 
 
 def count_frames(video: Path) -> int:
@@ -47,15 +28,14 @@ def count_frames(video: Path) -> int:
 
 
 def main() -> int:
-    workflow = begin_with_footage(demo_workflow())
-    workflow["director"]["inputs"] |= {"folder": FOLDER, **SIZE}
+    workflow = read_workflow(WORKFLOW)
     job = make_job(STORY, workflow)
     video, picture = OUTPUT / "story.mp4", OUTPUT / "memory.png"
     OUTPUT.mkdir(exist_ok=True)
     for old in OUTPUT.iterdir():
         old.unlink()
     # shots of an earlier demo would be reused
-    shutil.rmtree(BASE / "output" / FOLDER, ignore_errors=True)
+    shutil.rmtree(BASE / "output" / workflow["director"]["inputs"]["folder"], ignore_errors=True)
     try:
         print("starting ComfyUI ...", flush=True)
         with Server() as server:

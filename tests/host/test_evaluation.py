@@ -74,13 +74,23 @@ def test_finished_shots_are_taken_from_disk_and_shared(studio):
     nobody = replace(studio, client=None)  # would fail if it were asked for a shot
     assert nobody.make(tale, M2V) == first
     assert nobody.make(tale, replace(M2V, name="same by another name")) == first
-    retrained = replace(nobody, contents={**studio.contents, "i2v": "other"})
+    retrained = replace(nobody, contents={**studio.contents, HIGH: "other"})
     with pytest.raises(AttributeError):
         retrained.make(tale, M2V)
     (first[1].folder / "video.mp4").write_bytes(b"damaged")
     with pytest.raises(AttributeError):
         nobody.make(tale, M2V)
     assert studio.make(tale, M2V) == first
+
+
+def test_a_shot_depends_on_the_models_that_make_it_alone(studio):
+    tale = tale_of(True, True)
+    made = studio.make(tale, T2V)
+    nobody = replace(studio, client=None)
+    assert replace(nobody, contents=studio.contents | {HIGH: "another"}).make(tale, T2V) == made
+    for name in (DEMO.t2v, DEMO.vae, DEMO.text):
+        with pytest.raises(AttributeError):
+            replace(nobody, contents=studio.contents | {name: "another"}).make(tale, T2V)
 
 
 def test_the_truth_goes_through_the_vae_alone(server, studio):

@@ -16,16 +16,24 @@ import pytest
 from host_graph import DIRECTOR, HEIGHT, LENGTH, T2V, WIDTH, Graph
 from storymem_core.script import parse_story
 from tools.client import Client
-from tools.demo import BY_HAND, count_frames, demo_workflow
+from tools.demo import count_frames
 from tools.setup import REPO
-from tools.story import UsageError, change, make_job, read_workflow
+from tools.story import WORKFLOW, UsageError, change, make_job, read_workflow
 
+BY_HAND = REPO / "example_workflows" / "api" / "three_shots.json"
 SCENES = [
     {"scene_num": 1, "video_prompts": ["a red fox", "the fox runs"], "cut": [True, False]},
     {"scene_num": 2, "video_prompts": ["the fox jumps"], "cut": [True], "characters": [["fox"]]},
 ]
 FRAMES = LENGTH + (LENGTH - 1) + LENGTH
 ROW = re.compile(r"^ *(\d) +(cut|first_frame) +[\d.]+ +(\d+) +(\d+) +(\d+) +(sampled|reused)$", re.MULTILINE)
+
+
+def demo_workflow() -> dict:
+    """The story workflow with the demo models, taken from the example that is built by hand."""
+    workflow, by_hand = (json.loads(path.read_text()) for path in (WORKFLOW, BY_HAND))
+    loaders = ("model_high_noise", "model_low_noise", "lora_high_noise", "lora_low_noise", "clip", "vae")
+    return workflow | {name: by_hand[name] for name in loaders}
 
 
 @pytest.fixture
