@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from .autoencoder import new_autoencoder, with_unit_latents
 from .run import CHECKPOINTS, load_finished
@@ -41,6 +41,12 @@ def text_encoder(weights: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tens
     return weights, {"text_encoder": text.config, "tokens": TOKENS}
 
 
+def export_loras() -> list[Path]:
+    """Copies of the LoRAs that are trained, which are the host's files already."""
+    loras = sorted(CHECKPOINTS.glob("lora_*.safetensors"))
+    return [export(lora.stem, load_file(lora), {}) for lora in loras]
+
+
 def finished() -> dict[str, dict[str, torch.Tensor]]:
     """The weights of every run that has ended."""
     names = ("vae", "t2v", "i2v", "umt5")
@@ -49,14 +55,15 @@ def finished() -> dict[str, dict[str, torch.Tensor]]:
 
 def unfinished() -> dict[str, dict[str, torch.Tensor]]:
     """The averaged weights of every run's last checkpoint."""
-    runs = {name: CHECKPOINTS / f"{name}.pt" for name in ("vae", "t2v", "i2v")}
+    runs = {name: CHECKPOINTS / f"{name}.pt" for name in ("vae", "text", "t2v", "i2v")}
     weights = {
         name: torch.load(file, "cpu", weights_only=True)["average"] for name, file in runs.items() if file.exists()
     }
     if "vae" in weights:
         weights["vae"] = with_unit_latents(new_autoencoder(), weights["vae"])
-    if "t2v" in weights:
-        weights |= {"t2v": part(weights["t2v"], "wan."), "umt5": part(weights["t2v"], "text.")}
+    if "text" in weights:
+        both = weights.pop("text")
+        weights = {"umt5": part(both, "text."), "t2v": part(both, "wan.")} | weights
     return weights
 
 
@@ -65,5 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("--unfinished", action="store_true", help="the last checkpoints instead of what has ended")
     for name, weights in (unfinished() if parser.parse_args().unfinished else finished()).items():
         config = TRANSFORMER if name in ("t2v", "i2v") else {}
-        path = export(name, *(text_encoder(weights) if name == "umt5" else (weights, config)))
+        export(name, *(text_encoder(weights) if name == "umt5" else (weights, config)))
+    export_loras()
+    for path in sorted(WEIGHTS.glob("storymem_world_*.safetensors")):
         print(f"{path}  {path.stat().st_size / 1e6:.2f} MB")

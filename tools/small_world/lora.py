@@ -42,9 +42,9 @@ class Run:
 
     stories: int = 100
     samples: int = 2000
-    steps: int = 2000
+    steps: int = 7000
     batch: int = 4
-    part: int = 250  # steps of one prompt
+    part: int = 1000  # steps of one prompt; each begins with a new optimizer
     rank: int = 16
     learning_rate: float = 1e-2
     i2v: str = "storymem_world_i2v.safetensors"

@@ -1,4 +1,4 @@
-"""python -m tools.small_world.sample t2v|i2v PICTURE: a contact sheet of samples, to look at while training.
+"""python -m tools.small_world.sample text|t2v|i2v PICTURE: a contact sheet of samples, to look at while training.
 
 Plain Euler steps on the model being trained (its averaged weights), one clip a row, every fourth frame.
 """
@@ -17,7 +17,7 @@ from .host import DEVICE, Wan21, WanModel
 from .render import render
 from .run import CHECKPOINTS
 from .text import TextEncoder
-from .transformer import LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer
+from .transformer import LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer, part
 from .world import FRAMES, random_clip
 
 
@@ -52,12 +52,13 @@ def load_training(name: str) -> tuple[WanModel, TextEncoder, int]:
     """The averaged weights of a run that may still be going on, and its step."""
     state = torch.load(CHECKPOINTS / f"{name}.pt", weights_only=True)
     weights = state["average"]
-    if name == "i2v":
-        wan, text = new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS), load_text_encoder()
+    if name == "text":
+        text = TextEncoder()
+        text.load_state_dict(part(weights, "text."))
+        weights = part(weights, "wan.")
     else:
-        wan, text = new_transformer(LATENT_CHANNELS), TextEncoder()
-        text.load_state_dict({key[5:]: w for key, w in weights.items() if key.startswith("text.")})
-        weights = {key[4:]: w for key, w in weights.items() if key.startswith("wan.")}
+        text = load_text_encoder()
+    wan = new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS if name == "i2v" else LATENT_CHANNELS)
     wan.load_state_dict(weights)
     return wan, text, state["step"]
 
@@ -71,7 +72,7 @@ def to_frames(vae, latents: torch.Tensor) -> np.ndarray:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tools.small_world.sample", description=__doc__)
-    parser.add_argument("model", choices=("t2v", "i2v"))
+    parser.add_argument("model", choices=("text", "t2v", "i2v"))
     parser.add_argument("picture", type=Path)
     parser.add_argument("--clips", type=int, default=12)
     arguments = parser.parse_args()

@@ -20,8 +20,9 @@ SHIFT = 3.0  # noise levels are drawn as a sampler with this shift visits them
 NO_CAPTION = 0.1  # share of samples without a caption, for classifier-free guidance
 CUT, FIRST_FRAME = 0.4, 0.3  # shares of what an I2V sample knows; the rest knows five frames
 
-T2V = Schedule(steps=6000, learning_rate=1e-3, warm_up=200, average=0.998)
-I2V = Schedule(steps=2500, learning_rate=6e-4, warm_up=100, average=0.998)
+TEXT = Schedule(steps=6000, learning_rate=1e-3, warm_up=200, average=0.998)
+T2V = Schedule(steps=10000, learning_rate=6e-4, warm_up=100, average=0.998)
+I2V = Schedule(steps=10000, learning_rate=6e-4, warm_up=100, average=0.998)
 
 
 def new_transformer(channels: int) -> WanModel:
@@ -66,8 +67,9 @@ def trained(start: Path, name: str) -> dict[str, torch.Tensor]:
     return {key: weight.float() for key, weight in weights.items() if key != "spiece_model"}
 
 
-def train_t2v(start: Path | None) -> None:
-    """The text-to-video model and the text encoder, together; from scratch or from the files in folder `start`."""
+def train_text(start: Path | None) -> None:
+    """The text encoder, and with it a text-to-video model for the others to begin with; from scratch or from the
+    files in folder `start`."""
     torch.manual_seed(1)
     clips, models = Clips(), torch.nn.ModuleDict({"wan": new_transformer(LATENT_CHANNELS), "text": TextEncoder()})
     if start is not None:
@@ -78,8 +80,8 @@ def train_t2v(start: Path | None) -> None:
         seeds, latents = clips.batch(step, BATCH)
         return {"loss": flow_loss(models["wan"], latents["clip"], models["text"](captions(seeds)), None)}
 
-    weights = train("t2v", models, T2V, losses)
-    save_finished("t2v", part(weights, "wan."))
+    weights = train("text", models, TEXT, losses)
+    save_finished("young_t2v", part(weights, "wan."))
     save_finished("umt5", part(weights, "text."))
 
 
@@ -107,23 +109,39 @@ def known_channels(latents: dict[str, torch.Tensor], grey: torch.Tensor) -> torc
     return torch.stack(rows)
 
 
-def train_i2v(start: Path | None) -> None:
-    """The image-to-video model, from the text-to-video model, or from its own file in folder `start`.
+def train_t2v(start: Path | None) -> None:
+    """The text-to-video model; from the one of `train_text`, or from its own file in folder `start`.
 
-    The text encoder stays as it is.
+    The text encoder stays as it is, here and in train_i2v, so that both can run side by side.
     """
+    torch.manual_seed(3)
+    clips, text, wan = Clips(), load_text_encoder(), new_transformer(LATENT_CHANNELS)
+    wan.load_state_dict(load_finished("young_t2v") if start is None else trained(start, "t2v"))
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        seeds, latents = clips.batch(2_000_000 + step, BATCH)
+        return {"loss": flow_loss(wan, latents["clip"], words_of(text, seeds), None)}
+
+    save_finished("t2v", train("t2v", wan, T2V, losses))
+
+
+def train_i2v(start: Path | None) -> None:
+    """The image-to-video model; from the text-to-video model of `train_text`, or from its own file in `start`."""
     torch.manual_seed(2)
     clips, grey, text = Clips(), grey_latent(load_autoencoder()), load_text_encoder()
     wan = new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS)
-    wan.load_state_dict(widened(load_finished("t2v")) if start is None else trained(start, "i2v"))
+    wan.load_state_dict(widened(load_finished("young_t2v")) if start is None else trained(start, "i2v"))
 
     def losses(step: int) -> dict[str, torch.Tensor]:
         seeds, latents = clips.batch(1_000_000 + step, BATCH)
-        with torch.no_grad():
-            words = text(captions(seeds))
-        return {"loss": flow_loss(wan, latents["clip"], words, known_channels(latents, grey))}
+        return {"loss": flow_loss(wan, latents["clip"], words_of(text, seeds), known_channels(latents, grey))}
 
     save_finished("i2v", train("i2v", wan, I2V, losses))
+
+
+@torch.no_grad()
+def words_of(text: TextEncoder, seeds: list[int]) -> torch.Tensor:
+    return text(captions(seeds))
 
 
 def load_text_encoder() -> TextEncoder:
