@@ -28,12 +28,14 @@ def test_all_models_are_there_and_small():
 
 
 def memory_of(server, place: Place) -> str:
-    """A bank file with one picture of the hero in a place."""
-    pictures = render(Shot((HERO,), place, "wave", "static", (48.0,), (1,))).frames[:1]
-    (embedding,) = ColorLayout()(pictures)
-    bank = MemoryBank().add_references([Keyframe(pictures[0], 0, 0, embedding, ColorLayout.name, pinned=True)])
+    """A bank file with three pictures of the hero in a place."""
+    pictures = np.stack([render(Shot((HERO,), place, "wave", "static", (x,), (1,))).frames[0] for x in (30, 48, 66)])
+    keyframes = [
+        Keyframe(picture, 0, 0, embedding, ColorLayout.name, pinned=True)
+        for picture, embedding in zip(pictures, ColorLayout()(pictures), strict=True)
+    ]
     name = f"{place.sky}.safetensors"
-    save_bank(bank, server.base / "output" / name)
+    save_bank(MemoryBank().add_references(keyframes), server.base / "output" / name)
     return name
 
 
