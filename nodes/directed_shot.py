@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 
+from ..storymem_core.errors import InputError
 from ..storymem_core.transitions import OVERLAP
 from .films import LAST_FRAMES, shot_outputs
 from .host.sampling import switch_step
@@ -87,6 +88,8 @@ class StoryMemDirectedShot(io.ComfyNode):
 
     @classmethod
     def execute(cls, plan, folder, bank, previous=None, model_t2v=None, **_) -> io.NodeOutput:
+        if not isinstance(plan, ShotPlan):
+            raise InputError("plan", plan, "only Story Director makes plans", "Use Story Director")
         links = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         return _SubGraph(plan, links, bank, previous, model_t2v).output(folder)
 
