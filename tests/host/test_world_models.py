@@ -7,11 +7,14 @@ from evaluation.produce import SAMPLING, SHIFT, SIZE, Models
 from host_graph import Graph, memory_defaults
 from storymem_core.bank import Keyframe, MemoryBank
 from storymem_core.embedders import ColorLayout
+from storymem_core.script import parse_story
 from storymem_core.storage import save_bank
+from tools.demo import STORY, WORKFLOW, count_frames
 from tools.demo_models import WEIGHTS, WORLD_MODELS
 from tools.small_world.measure import measure_place
 from tools.small_world.render import render
-from tools.small_world.world import FRAMES, GROUND_COLOURS, SKY_COLOURS, Character, Place, Shot
+from tools.small_world.world import FRAMES, GROUND_COLOURS, SKY_COLOURS, Character, Place, Shot, random_clip
+from tools.story import StoryClient, make_job, read_workflow, run_story
 
 MODELS = Models()
 LIMIT = 16e6  # bytes of all files
@@ -78,3 +81,17 @@ def test_the_place_is_the_one_in_memory(server, lora):
 
     without = [sample(server, lora, file, 0.0) for file in files[:2]]
     assert np.array_equal(*without)
+
+
+def test_the_demo_runs(server, tmp_path):
+    """In two steps a shot: its script, workflow and models fit together."""
+    workflow = read_workflow(WORKFLOW)
+    workflow["director"]["inputs"] |= {"steps": 2, "folder": tmp_path.name}
+    job = make_job(STORY, workflow)
+    run_story(StoryClient(server.client.url), job, tmp_path / "film.mp4", tmp_path / "film.png")
+    assert {"cut", "first_frame", "motion_frames"} == set(job.kinds) and len(job.kinds) >= 5 and len(job.images) == 1
+    assert count_frames(tmp_path / "film.mp4") == job.frames
+    # The models know no other words than those of the world.
+    script = parse_story(STORY.read_text())
+    known = {word for seed in range(500) for word in random_clip(seed).caption.split()}
+    assert all(set(shot.prompt.split()) <= known for shot in script.shots)
