@@ -9,7 +9,7 @@ import pytest
 
 from tools import demo_models
 from tools.small_world.measure import measure_characters, measure_place
-from tools.small_world.render import render
+from tools.small_world.render import cells_of_characters, render
 from tools.small_world.world import (
     ACCESSORIES,
     ACTIONS,
@@ -143,6 +143,18 @@ def test_a_story_keeps_looks_and_joins_shots_without_a_jump():
                 # Only the actor's eyes may turn to where it is about to walk.
                 assert (np.abs(last - first).max(-1) > 0).mean() < 0.02
     assert joins > 10
+
+
+def test_characters_are_in_the_cells_that_count_more(clips):
+    covered = 0.0
+    for clip in clips:
+        cells = cells_of_characters(clip.shot)
+        covered += cells.mean() / len(clips)
+        spread = np.ptp(clip.frames[::4].astype(int), axis=-1)
+        bright = spread > 110  # characters and balloons alone
+        near = cells.repeat(8, 1).repeat(8, 2)
+        assert (bright & near).sum() > 0.95 * bright.sum()
+    assert covered < 0.6
 
 
 def test_nobody_leaves_the_picture(clips):

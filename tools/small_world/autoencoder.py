@@ -24,7 +24,7 @@ LATENT_NOISE = 0.05  # against unit variance: the decoder forgives what a diffus
 CHARACTERS = 3.0  # extra weight of the characters in the loss
 LATENT_PENALTY = 2e-4  # keeps the latents from growing out of that noise
 
-SCHEDULE = Schedule(steps=6000, learning_rate=1e-3)
+SCHEDULE = Schedule(steps=4000, learning_rate=1e-3)
 
 
 def new_autoencoder() -> WanVAE:
@@ -170,7 +170,8 @@ def random_frames(seed: int, clips: int, frames: int, crop: int | None = None) -
         times = [(first + step) / (FRAMES - 1) for step in range(frames)]
         video = np.stack([draw(shot, motion(shot, time)) for time in times])
         if crop is not None:
-            x = int(np.clip(shot.x[0] + rng.uniform(-16, 16) - crop / 2, 0, WIDTH_PIXELS - crop))
+            middle = motion(shot, times[len(times) // 2]).x[0]
+            x = int(np.clip(middle + rng.uniform(-16, 16) - crop / 2, 0, WIDTH_PIXELS - crop))
             y = int(rng.integers(HEIGHT - crop + 1))
             video = video[:, y : y + crop, x : x + crop]
         batch.append(video)

@@ -81,9 +81,12 @@ class Clips:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tools.small_world.dataset", description=__doc__)
     parser.add_argument("--shards", type=int, default=24, help=f"of {CLIPS_PER_SHARD} clips each")
+    parser.add_argument("--worker", default="0/1", help="N/COUNT: of that many side by side, from 0")
+    arguments = parser.parse_args()
+    worker, workers = (int(number) for number in arguments.worker.split("/"))
     vae = load_autoencoder()
     shards_folder().mkdir(exist_ok=True)
-    for index in tqdm(range(parser.parse_args().shards), desc="shards"):
+    for index in tqdm(range(worker, arguments.shards, workers), desc="shards"):
         if not shard_path(index).exists():
             unfinished = shard_path(index).with_suffix(".unfinished")
             save_file(encode_shard(vae, index), unfinished)

@@ -79,7 +79,9 @@ def measure_characters(frames: np.ndarray, count: int) -> list[Seen]:
 def measure_place(frames: np.ndarray) -> SeenPlace:
     """The place of a clip, characters left out."""
     pixels = frames.astype(np.float32)
-    dull = np.ptp(pixels, axis=-1) < BRIGHT
+    dark = (frames.max(-1) < DARKEST).astype(np.uint8)
+    near_dark = np.stack([cv2.dilate(mask, np.ones((5, 5), np.uint8)) for mask in dark]) > 0
+    dull = (np.ptp(pixels, axis=-1) < BRIGHT) & ~near_dark
     horizon = 35
     back = [*SKY_COLOURS.values(), *LANDMARK_COLOURS.values()]
     above = _nearest(pixels[:, :horizon][dull[:, :horizon]], np.array(back, np.float32))
@@ -125,14 +127,15 @@ def _bodies(classes: np.ndarray) -> list[Box]:
 
 
 def _box(mask: np.ndarray) -> Box:
-    """The box of a body without its arm: as wide as its lowest third, as high as its middle, whatever sticks out."""
-    rows = np.flatnonzero(mask.any(1))
-    bottom = rows[-1] + 1
-    lowest = mask[bottom - max(1, (bottom - rows[0]) // 3) : bottom]
-    lowest = lowest[lowest.any(1)]
-    left = np.percentile(lowest.argmax(1), 15)
-    right = np.percentile(mask.shape[1] - lowest[:, ::-1].argmax(1), 85)
-    middle, reach = (left + right) / 2, max(1.0, (right - left) * 0.15)
+    """The box of a body without its arm, which is at its right: from the left edge to as far from the middle of the
+    lowest third, as high as its middle, whatever sticks out."""
+    rows = mask[mask.any(1)]
+    lefts, rights = rows.argmax(1), mask.shape[1] - rows[:, ::-1].argmax(1)
+    lowest = slice(-max(1, len(rows) // 3), None)
+    middle = np.median(lefts[lowest] + rights[lowest]) / 2
+    left = np.percentile(lefts, 10)
+    right = 2 * middle - left
+    reach = max(1.0, (right - left) * 0.15)
     columns = mask[:, int(middle - reach) : int(middle + reach) + 1]
     columns = columns[:, columns.any(0)]
     top, bottom = np.percentile(columns.argmax(0), 25), len(mask) - np.median(columns[::-1].argmax(0))

@@ -53,6 +53,22 @@ def body_box(pose: Pose, index: int) -> tuple[float, float, float, float]:
     return x, y, BODY_WIDTH * turn * pose.scale, BODY_HEIGHT * pose.scale
 
 
+def cells_of_characters(shot: Shot) -> np.ndarray:
+    """Where characters are in a clip's latents, with what they wear and hold: bool [5, 8, 12]."""
+    frames, cell = 5, 8  # a latent frame is four frames, but the first; a cell is 8x8 pixels
+    cells = np.zeros((frames, HEIGHT // cell, WIDTH // cell), bool)
+    for time in range(frames):
+        pose = motion(shot, time / (frames - 1))
+        for index in range(len(shot.characters)):
+            x, y, _, height = body_box(pose, index)
+            left = 0.85 if shot.characters[index].accessory == "balloon" else 0.5
+            right = 0.85 if index == 0 and shot.action == "wave" else 0.5
+            edges = (y - 0.8 * height, y + 0.7 * height, x - left * height, x + right * height)
+            top, bottom, left, right = (max(0, round(edge / cell)) for edge in edges)
+            cells[time, top:bottom, left:right] = True
+    return cells
+
+
 def draw(shot: Shot, pose: Pose) -> np.ndarray:
     """One frame, uint8 [64, 96, 3]."""
     canvas = np.empty((HEIGHT * OVERSAMPLING, WIDTH * OVERSAMPLING, 3), np.uint8)
@@ -65,8 +81,8 @@ def draw(shot: Shot, pose: Pose) -> np.ndarray:
 
 def _screen(pose: Pose, x: float, y: float) -> tuple[float, float]:
     """Where a point of the scene is on the screen; the camera comes closer to the first character's body."""
-    anchor_x, anchor_y = WIDTH / 2, FEET_Y - 16
-    return (x - anchor_x) * pose.scale + WIDTH / 2, (y - anchor_y) * pose.scale + anchor_y - 6 * (pose.scale - 1)
+    anchor_x, anchor_y = WIDTH / 2, FEET_Y - 20
+    return (x - anchor_x) * pose.scale + anchor_x, (y - anchor_y) * pose.scale + anchor_y
 
 
 def _fill(canvas: np.ndarray, pose: Pose, points: np.ndarray, colour: tuple[int, int, int]) -> None:
@@ -117,11 +133,12 @@ def outline(kind: str) -> list[np.ndarray]:
     """The body's outline as polygons; x from -0.5 to 0.5, y from 0 (bottom) to 1."""
     if kind == "robot":
         return [_box(-0.5, 0, 0.5, 1)]
-    if kind == "ghost":
-        return [_ellipse(0, 0.6, 0.5, 0.4), _box(-0.5, 0, 0.5, 0.6)]
+    if kind == "ghost":  # narrow below, round above
+        return [_ellipse(0, 0.64, 0.5, 0.36), np.array([(-0.2, 0), (-0.49, 0.58), (0.49, 0.58), (0.2, 0)])]
     if kind == "gnome":
-        return [np.array([(-0.5, 0), (-0.16, 1), (0.16, 1), (0.5, 0)])]
-    return [_ellipse(0, 0.42, 0.5, 0.42), _ellipse(-0.32, 0.86, 0.16, 0.14), _ellipse(0.32, 0.86, 0.16, 0.14)]
+        return [np.array([(-0.5, 0), (-0.12, 1), (0.12, 1), (0.5, 0)])]
+    # A bear: round, with ears.
+    return [_ellipse(0, 0.4, 0.5, 0.4), _ellipse(-0.33, 0.82, 0.17, 0.18), _ellipse(0.33, 0.82, 0.17, 0.18)]
 
 
 def pattern_shapes(pattern: str) -> list[np.ndarray]:
@@ -143,17 +160,17 @@ def _draw_character(canvas: np.ndarray, character: Character, pose: Pose, index:
         return np.stack([x + points[:, 0] * BODY_WIDTH * turn, bottom - points[:, 1] * BODY_HEIGHT], 1)
 
     for side in (-1, 1):
-        foot = x + side * 5 * turn + 3 * side * np.sin(step)
-        _fill(canvas, pose, _box(foot - 2, bottom - 1, foot + 2, bottom + LEGS), DARK)
+        foot = x + side * 6 * turn + 4 * side * np.sin(step)
+        _fill(canvas, pose, _box(foot - 2.5, bottom - 1, foot + 2.5, bottom + LEGS), DARK)
     if index == 0 and pose.arm is not None:
-        shoulder = np.array([x + 6, bottom - 0.5 * BODY_HEIGHT])
+        shoulder = np.array([x + 8, bottom - 0.5 * BODY_HEIGHT])
         along = np.array([np.cos(pose.arm), -np.sin(pose.arm)])
-        across = np.array([along[1], -along[0]]) * 2
-        hand = shoulder + along * 15
+        across = np.array([along[1], -along[0]]) * 2.5
+        hand = shoulder + along * 21
         _fill(canvas, pose, np.stack([shoulder - across, shoulder + across, hand + across, hand - across]), body)
     if character.accessory == "balloon":
-        _fill(canvas, pose, _box(x - 13, bottom - 24, x - 12, bottom - 8), DARK)
-        _fill(canvas, pose, _ellipse(x - 12.5, bottom - 28, 5, 6), ORANGE)
+        _fill(canvas, pose, _box(x - 19, bottom - 28, x - 18, bottom - 10), DARK)
+        _fill(canvas, pose, _ellipse(x - 18.5, bottom - 32, 5.5, 6.5), ORANGE)
 
     inside = np.zeros(canvas.shape[:2], np.uint8)
     painted = inside.copy()

@@ -44,10 +44,11 @@ LANDMARK_COLOURS = {
     "stone": (195, 190, 180),
 }
 
-BODY_HEIGHT, BODY_WIDTH, LEGS = 22.0, 20.0, 5.0  # pixels at scale 1
-GROUND_Y, FEET_Y = 40.0, 57.0
-WALK, JUMP, PAN, TURN_WIDTH = 28.0, 11.0, 26.0, 0.35
-CLOSE_UP = 1.5
+BODY_HEIGHT, BODY_WIDTH, LEGS = 30.0, 28.0, 5.0  # pixels at scale 1
+GROUND_Y, FEET_Y = 40.0, 61.0
+GRID = 8.0  # pixels, a cell of the latents: everything stands on it, and steps over a cell in a latent frame
+WALK, JUMP, PAN, TURN_WIDTH = 4 * GRID, 11.0, 4 * GRID, 0.35
+CLOSE_UP = 1.3
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,12 @@ def random_character(rng: np.random.Generator, kind: str) -> Character:
 
 def random_place(rng: np.random.Generator, kind: str) -> Place:
     colours = (str(rng.choice(list(names))) for names in (SKY_COLOURS, GROUND_COLOURS, LANDMARK_COLOURS))
-    first = rng.uniform(0, WIDTH / 2)
-    return Place(kind, *colours, (first, first + rng.uniform(40, 56)))
+    first = on_grid(rng.uniform(0, WIDTH / 2))
+    return Place(kind, *colours, (first, first + on_grid(rng.uniform(40, 56))))
+
+
+def on_grid(x: float) -> float:
+    return GRID * round(x / GRID)
 
 
 def random_shot(rng: np.random.Generator, characters: tuple[Character, ...], place: Place) -> Shot:
@@ -117,15 +122,14 @@ def random_shot(rng: np.random.Generator, characters: tuple[Character, ...], pla
         if camera in ("zoom", "close-up") and action.startswith("walk"):
             camera = str(rng.choice(CAMERAS[:2]))  # it would leave the picture
         middle = {"walk left": 48 + WALK / 2, "walk right": 48 - WALK / 2}.get(action, 48.0)
-        x = (middle + rng.uniform(-10, 10) * (camera in ("static", "pan")),)
+        x = (middle + on_grid(rng.uniform(-12, 12)) * (camera in ("static", "pan")),)
     else:
         action, camera = str(rng.choice(ACTIONS[2:])), str(rng.choice(CAMERAS[:2]))
-        sides = rng.permutation([26.0, 70.0])
-        x = tuple(float(side + rng.uniform(-4, 4)) for side in sides)
+        x = tuple(float(side) for side in rng.permutation([24.0, 72.0]))
     facing = tuple(int(side) for side in rng.choice([-1, 1], len(characters)))
     if action.startswith("walk"):
         facing = (-1 if action == "walk left" else 1, *facing[1:])
-    return Shot(characters, place, action, camera, x, facing, float(rng.uniform(0, WIDTH)))
+    return Shot(characters, place, action, camera, x, facing, on_grid(rng.uniform(0, WIDTH)))
 
 
 def random_clip(seed: int) -> Shot:
@@ -166,7 +170,7 @@ def continue_shot(rng: np.random.Generator, shot: Shot) -> Shot:
     if len(shot.characters) > 1 or shot.camera in ("zoom", "close-up"):
         choices = [action for action in choices if not action.startswith("walk")]
     else:
-        room = {"walk left": end.x[0] - WALK >= 20, "walk right": end.x[0] + WALK <= WIDTH - 20}
+        room = {"walk left": end.x[0] - WALK >= 24, "walk right": end.x[0] + WALK <= WIDTH - 24}
         choices = [action for action in choices if room.get(action, True)]
     action = str(rng.choice(choices))
     facing = end.facing
@@ -202,7 +206,7 @@ def motion(shot: Shot, time: float) -> Pose:
         lift = JUMP * abs(np.sin(2 * np.pi * time))
     elif shot.action == "wave":
         # The arm starts and ends at the body, so that shots can be joined.
-        arm = None if time in (0.0, 1.0) else 0.6 + 0.6 * np.sin(6 * np.pi * time - np.pi / 2)
+        arm = None if time in (0.0, 1.0) else 0.6 + 0.6 * np.sin(4 * np.pi * time - np.pi / 2)
     elif shot.action == "turn":
         turn = max(TURN_WIDTH, abs(np.cos(np.pi * time)))
         facing[0] = facing[0] if time < 0.5 else -facing[0]
