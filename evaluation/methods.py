@@ -97,6 +97,7 @@ class Method:
     chained: bool = False
     capacity: int = 10
     sink: int = 3
+    policy: str = "sliding_window"
     spacing: int = 1
     strength: float = 1.0
 
@@ -114,7 +115,10 @@ M2V = Method("M2V")
 MI2V = Method("M2V+MI2V", continuation="first_frame")
 MM2V = Method("M2V+MM2V", model="motion_frames", continuation="motion_frames")
 MR2V = Method("MR2V", memory=references)
-METHODS = (VAE, T2V, CHAIN, M2V, MI2V, MM2V, MR2V)
+# The same, recalling only keyframes of who and what the shot shows.
+CAST = replace(M2V, name="M2V, same labels", policy="same_labels")
+CAST_MI2V = replace(MI2V, name="M2V+MI2V, same labels", policy="same_labels")
+METHODS = (VAE, T2V, CHAIN, M2V, MI2V, MM2V, MR2V, CAST, CAST_MI2V)
 
 WRONG = replace(M2V, name="memory of the wrong story", memory=wrong_story)
 ABLATIONS = (

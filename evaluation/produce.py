@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from storymem_core.bank import MemoryBank
+from storymem_core.bank import read_labels
 from storymem_core.errors import InputError
 from storymem_core.shot_files import ShotFileError, ShotFiles, load_shot, shot_folder, shot_key
 from storymem_core.storage import save_bank
@@ -26,7 +26,7 @@ LENGTH = FRAMES
 SAMPLING = {"steps": 10, "cfg": 1.0, "sampler_name": "uni_pc", "scheduler": "simple"}
 SHIFT = 3.0  # as the small world's models were trained
 # Every frame is kept without loss: at this size, video compression alters colours and small parts.
-SAVING = {"fps": 8.0, "crossfade": 0, "keep_last": LENGTH, "match_color": False, "label": ""}
+SAVING = {"fps": 8.0, "crossfade": 0, "keep_last": LENGTH, "match_color": False}
 SELECTION = {"threshold": 0.9, "max_keyframes": 3, "quality": "sharpness", "quality_threshold": 15.0}
 
 
@@ -79,11 +79,12 @@ class Studio:
         finished: list[ShotFiles] = []
         key = ""
         for number in range(1, len(tale.shots) + 1):
-            memory = method.memory(tale, finished).with_settings(method.capacity, method.sink, "sliding_window")
+            memory = method.memory(tale, finished).with_settings(method.capacity, method.sink, method.policy)
             kind = method.kind(tale, number)
             parts = (tale, method, number, kind, bool(memory.keyframes), finished)
             prompt = self.prompt(*parts, "")
-            determines = {"prompt": prompt, "models": self.used(prompt), "memory": describe(memory)}
+            recalled = [keyframe.id for keyframe in memory.recall(labels=read_labels(tale.labels(number)))]
+            determines = {"prompt": prompt, "models": self.used(prompt), "memory": recalled}
             key = shot_key(key, determines)
             folder = shot_folder(self.output / FOLDER, number, key)
             previous = finished[-1] if finished else None
@@ -146,6 +147,7 @@ class Studio:
                 memory_strength=method.strength,
                 memory_start=0.0,
                 memory_end=1.0,
+                labels=tale.labels(number),
                 **texts,
                 **SIZE,
                 **SAMPLING,
@@ -158,6 +160,7 @@ class Studio:
             transition=transition,
             folder=f"{FOLDER}/{folder}",
             number=number,
+            label=tale.labels(number),
             **before,
             **SAVING,
             **SELECTION,
@@ -183,8 +186,3 @@ class Studio:
 def memory_file(tale: Tale) -> str:
     """Where the memory of the shot in work lies, in the output folder; stories may be made side by side."""
     return f"{FOLDER}/memory-{tale.seed}.safetensors"
-
-
-def describe(memory: MemoryBank) -> list:
-    """What of a memory determines a shot: the pictures it recalls, in order."""
-    return [keyframe.id for keyframe in memory.recall()]

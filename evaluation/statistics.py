@@ -1,6 +1,6 @@
 """Means over stories with their 95 % intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,22 @@ def estimate(numerators: Sequence[float], denominators: Sequence[float] | None =
     bottom = np.ones_like(top) if denominators is None else np.asarray(denominators, np.float64)
     if bottom.sum() == 0:
         return None
+    return _interval(float(top.sum() / bottom.sum()), resampled(top, bottom))
+
+
+def resampled(numerators: Sequence[float], denominators: Sequence[float]) -> np.ndarray:
+    """The ratio of the sums in each resample, NaN where it has no case; the same resamples for as many stories."""
+    top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     picks = np.random.default_rng(0).integers(len(top), size=(RESAMPLES, len(top)))
     tops, bottoms = top[picks].sum(1), bottom[picks].sum(1)
-    means = tops[bottoms > 0] / bottoms[bottoms > 0]
-    return Estimate(float(top.sum() / bottom.sum()), *(float(edge) for edge in np.percentile(means, (2.5, 97.5))))
+    return np.divide(tops, bottoms, out=np.full(RESAMPLES, np.nan), where=bottoms > 0)
+
+
+def compare(function: Callable[..., float | np.ndarray], *rows: tuple[Sequence[float], Sequence[float]]) -> Estimate:
+    """A function of the means of several rows, each numerators and denominators of the same stories."""
+    mean = function(*(sum(top) / sum(bottom) for top, bottom in rows))
+    return _interval(float(mean), function(*(resampled(*row) for row in rows)))
+
+
+def _interval(mean: float, means: np.ndarray) -> Estimate:
+    return Estimate(mean, *(float(edge) for edge in np.nanpercentile(means, (2.5, 97.5))))

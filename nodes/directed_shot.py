@@ -40,6 +40,11 @@ class ShotPlan:
     from_text: bool
     settings: Mapping[str, object]
 
+    @property
+    def labels(self) -> str:
+        """Who and what the shot shows: which keyframes it recalls, and the label of its own."""
+        return ", ".join(self.characters)
+
     def determines(self) -> dict:
         """What of the plan, settings aside, determines the shot."""
         return {
@@ -133,7 +138,7 @@ class _SubGraph:
             number=plan.number,
             crossfade=plan.crossfade,
             keep_last=max(LAST_FRAMES, plan.settings["crossfade"] + 1),
-            label=", ".join(plan.characters),
+            label=plan.labels,
             **self.before,
             **self.link("vae", "clip_vision"),
             **self.settings(*SELECTION, "fps", "match_color"),
@@ -161,6 +166,7 @@ class _SubGraph:
             transition=transition,
             length=self.plan.length,
             seed=self.plan.seed,
+            labels=self.plan.labels,
             **self.settings(*SIZE, *SAMPLING, *MEMORY, "shift", "boundary"),
         ).out(0)
 

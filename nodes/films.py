@@ -12,6 +12,7 @@ from comfy_execution.graph import ExecutionBlocker
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..storymem_core.bank import read_labels
 from ..storymem_core.contact_sheet import contact_sheet
 from ..storymem_core.film import count_frames, join_videos, replace_file
 from ..storymem_core.shot_files import ShotFiles, load_shot, save_shot
@@ -104,7 +105,11 @@ class StoryMemSaveShot(io.ComfyNode):
                 ),
                 io.ClipVision.Input("clip_vision", optional=True, tooltip="As for the Keyframe Extractor."),
                 *selection_inputs(),
-                io.String.Input("label", default="", tooltip="A name for the shot's keyframes."),
+                io.String.Input(
+                    "label",
+                    default="",
+                    tooltip="Who and what the shot shows, names with commas between: the label of its keyframes.",
+                ),
             ],
             outputs=shot_outputs(),
         )
@@ -146,7 +151,7 @@ class StoryMemSaveShot(io.ComfyNode):
             first = len(before) - crossfade
         images = to_pictures(images, "latent")
         pictures = images[first:]
-        recalled = [keyframe.id for keyframe in bank.recall()]
+        recalled = [keyframe.id for keyframe in bank.recall(labels=read_labels(label))]
         embedder = choose_embedder(clip_vision, BUILT_IN)
         settings = (threshold, max_keyframes, quality, quality_threshold, label)
         bank, _, _ = extract_keyframes(pictures, bank, embedder, *settings)

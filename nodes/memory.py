@@ -78,7 +78,8 @@ class StoryMemMemoryBank(io.ComfyNode):
                     "policy",
                     options=list(POLICIES),
                     default="sliding_window",
-                    tooltip="sliding_window: references and the sink, then the most recent keyframes.",
+                    tooltip="sliding_window: references and the sink, then the most recent keyframes. same_labels: "
+                    "the same, of those alone that show who and what the shot shows, by their labels.",
                 ),
                 io.String.Input(
                     "edits",

@@ -4,7 +4,7 @@ import comfy.samplers
 from comfy_api.latest import io
 from comfy_execution.graph import ExecutionBlocker
 
-from ..storymem_core.bank import MemoryBank
+from ..storymem_core.bank import MemoryBank, read_labels
 from ..storymem_core.conditioning import latent_frames
 from ..storymem_core.transitions import Transition
 from .host.memory import Memory, with_memory
@@ -161,6 +161,16 @@ def memory_inputs() -> list:
     ]
 
 
+def labels_input() -> io.String.Input:
+    return io.String.Input(
+        "labels",
+        optional=True,
+        default="",
+        tooltip="Who and what the shot shows, names with commas between: recalled are keyframes with these labels, "
+        "where the Memory Bank's policy is same_labels.",
+    )
+
+
 def prepare(
     model,
     model_low_noise,
@@ -176,9 +186,10 @@ def prepare(
     memory_strength,
     memory_start,
     memory_end,
+    labels,
 ) -> tuple:
     """Both experts with memory, the shot's conditioning and latent, and the keyframes recalled for it."""
-    recalled = (bank or MemoryBank()).recall()
+    recalled = (bank or MemoryBank()).recall(labels=read_labels(labels))
     transition = transition or Transition.after("cut", None)
     memory = Memory(len(recalled), latent_frames(length), memory_spacing, memory_strength, memory_start, memory_end)
     high = with_memory(model, memory, "model")
@@ -201,6 +212,7 @@ class StoryMemSampler(io.ComfyNode):
                 *shot_inputs(),
                 *sampling_inputs(),
                 *memory_inputs(),
+                labels_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -216,7 +228,7 @@ class StoryMemSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         model = shift_sigmas(model, shift)
         model_low_noise = model_low_noise and shift_sigmas(model_low_noise, shift)
-        shot = {"bank": None, "transition": None, **shot}
+        shot = {"bank": None, "transition": None, "labels": "", **shot}
         high, low, positive, negative, latent, recalled = prepare(model, model_low_noise, **shot)
         latent = sample_shot(high, low, positive, negative, latent, seed, steps, cfg, sampler_name, scheduler, boundary)
         ui = {"storymem_recalled": [describe(keyframe) for keyframe in recalled]}
@@ -233,7 +245,7 @@ class StoryMemApplyMemory(io.ComfyNode):
             description="Prepares model, conditioning and latent for any sampler of ComfyUI. Follow the sampler "
             "with Trim Memory. Set the schedule's shift (ModelSamplingSD3, 4.0) yourself.",
             search_aliases=["storymem", "memory", "consistency", "multi-shot"],
-            inputs=[*shot_inputs(), *memory_inputs()],
+            inputs=[*shot_inputs(), *memory_inputs(), labels_input()],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with memory."),
                 io.Conditioning.Output(display_name="positive", tooltip="With keyframes and known frames."),
@@ -247,10 +259,9 @@ class StoryMemApplyMemory(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, model_low_noise=None, bank=None, transition=None, **shot) -> io.NodeOutput:
-        high, low, positive, negative, latent, recalled = prepare(
-            model, model_low_noise, bank=bank, transition=transition, **shot
-        )
+    def execute(cls, model, model_low_noise=None, **shot) -> io.NodeOutput:
+        shot = {"bank": None, "transition": None, "labels": "", **shot}
+        high, low, positive, negative, latent, recalled = prepare(model, model_low_noise, **shot)
         missing = ExecutionBlocker("model_low_noise: connect a low-noise expert to Apply Memory to use it")
         ui = {"storymem_recalled": [describe(keyframe) for keyframe in recalled]}
         return io.NodeOutput(high, positive, negative, latent, low or missing, ui=ui)

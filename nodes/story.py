@@ -177,6 +177,9 @@ class StoryMemShot(io.ComfyNode):
                 io.Boolean.Output(display_name="cut", tooltip="True begins with a cut, false continues."),
                 io.Int.Output(display_name="scene", tooltip="Number of its scene."),
                 io.Int.Output(display_name="shot", tooltip="Its place in the scene, from 1."),
+                io.String.Output(
+                    display_name="labels", tooltip="Who and what it shows, for the sampler and the Keyframe Extractor."
+                ),
             ],
         )
 
@@ -186,4 +189,4 @@ class StoryMemShot(io.ComfyNode):
         if not 1 <= index <= count:
             raise InputError("index", index, f"the story has {count} shots", f"Choose 1 to {count}")
         shot = story.shots[index - 1]
-        return io.NodeOutput(shot.prompt, shot.cut, shot.scene, shot.index)
+        return io.NodeOutput(shot.prompt, shot.cut, shot.scene, shot.index, ", ".join(shot.characters))

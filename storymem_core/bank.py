@@ -31,6 +31,11 @@ class Keyframe:
     excluded: bool = False
     id: str = field(init=False)
 
+    @property
+    def labels(self) -> frozenset[str]:
+        """Who and what it shows, by `label`: names with commas between."""
+        return read_labels(self.label)
+
     def __post_init__(self):
         image, embedding = self.image, self.embedding
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -57,7 +62,7 @@ class Keyframe:
 
 
 def sliding_window(
-    keyframes: Sequence[Keyframe], capacity: int, sink: int, query: np.ndarray | None
+    keyframes: Sequence[Keyframe], capacity: int, sink: int, labels: frozenset[str]
 ) -> tuple[Keyframe, ...]:
     """Pinned keyframes, then the first `sink` ever stored, then the most recent, up to `capacity`."""
     numbers = range(len(keyframes))
@@ -67,9 +72,40 @@ def sliding_window(
     return tuple(keyframes[i] for i in sorted(by_need[:capacity]))
 
 
-# name -> function(keyframes, capacity, sink, query) giving at most `capacity` of them in their order;
-# query: float32 [D], what the next shot is about, or None.
-POLICIES: dict[str, Callable[..., tuple[Keyframe, ...]]] = {"sliding_window": sliding_window}
+def same_labels(
+    keyframes: Sequence[Keyframe], capacity: int, sink: int, labels: frozenset[str]
+) -> tuple[Keyframe, ...]:
+    """The sliding window over the pinned keyframes and, for each label of the shot, those that show it best.
+
+    Best are those with the labels most like the shot's (Jaccard index): who else is in the picture is easily
+    confused with whom the shot needs. Where no keyframe has any of the labels, the sliding window over all.
+    """
+
+    def alike(keyframe: Keyframe) -> float:
+        return len(keyframe.labels & labels) / len(keyframe.labels | labels)
+
+    relevant: set[Keyframe] = set()
+    for label in labels:
+        showing = [keyframe for keyframe in keyframes if label in keyframe.labels]
+        most = max(map(alike, showing), default=0)
+        relevant.update(keyframe for keyframe in showing if alike(keyframe) == most)
+    if relevant:
+        keyframes = [keyframe for keyframe in keyframes if keyframe.pinned or keyframe in relevant]
+    return sliding_window(keyframes, capacity, sink, labels)
+
+
+# name -> function(keyframes, capacity, sink, labels) giving at most `capacity` of them in their order;
+# labels: of who and what the next shot shows.
+POLICIES: dict[str, Callable[..., tuple[Keyframe, ...]]] = {
+    "sliding_window": sliding_window,
+    "same_labels": same_labels,
+}
+
+
+def read_labels(text: str) -> frozenset[str]:
+    """Labels separated by commas or line breaks; capital letters and spaces around them do not count."""
+    parts = (part.strip().casefold() for part in text.replace("\n", ",").split(","))
+    return frozenset(part for part in parts if part)
 
 
 def _check_settings(capacity: int, sink: int, policy: str) -> None:
@@ -132,11 +168,11 @@ class MemoryBank:
         capacity: int | None = None,
         sink: int | None = None,
         policy: str | None = None,
-        query: np.ndarray | None = None,
+        labels: frozenset[str] = frozenset(),
     ) -> tuple[Keyframe, ...]:
         """Keyframes for the next shot, oldest first, at most `capacity`. None takes the bank's own setting.
 
-        query: float32 [D], an embedding of what the shot is about; `sliding_window` ignores it.
+        labels: who and what the shot shows, as `read_labels` gives them; `sliding_window` ignores them.
         Raises InputError on contradicting settings, or when more keyframes are pinned than `capacity`.
         """
         capacity = self.capacity if capacity is None else capacity
@@ -151,7 +187,7 @@ class MemoryBank:
                 f"{pinned} keyframes are pinned (references always are)",
                 f"Raise capacity to {pinned} or more, or pin fewer",
             )
-        return POLICIES[policy](self.recallable, capacity, sink, query)
+        return POLICIES[policy](self.recallable, capacity, sink, labels)
 
     def with_settings(self, capacity: int, sink: int, policy: str) -> "MemoryBank":
         """The same keyframes under other recall settings."""

@@ -6,15 +6,16 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from storymem_core.bank import Keyframe, MemoryBank
+from storymem_core.bank import Keyframe, MemoryBank, read_labels
 from storymem_core.errors import InputError
 
 
-def make(number, shot=1, pinned=False, excluded=False):
+def make(number, shot=1, pinned=False, excluded=False, label=""):
     """A keyframe whose picture says its number, so that no two are alike."""
     image = np.full((2, 3, 3), number % 256, np.uint8)
     image[0, 0] = number // 256
-    return Keyframe(image, shot, number, np.array([0.6, 0.8], np.float32), "test", pinned=pinned, excluded=excluded)
+    embedding = np.array([0.6, 0.8], np.float32)
+    return Keyframe(image, shot, number, embedding, "test", label=label, pinned=pinned, excluded=excluded)
 
 
 def numbers(keyframes):
@@ -115,6 +116,62 @@ def test_sink_then_most_recent():
     assert numbers(bank.recall(capacity=2)) == [10, 11]
     assert numbers(bank.recall(capacity=100)) == numbers(bank.keyframes)
     assert numbers(bank.with_settings(3, 1, "sliding_window").recall()) == [10, 40, 41]
+
+
+def literal_same_labels(stored, pinned, capacity, sink, labels):
+    """The rule word by word. stored: pairs of a number and the list of its labels; labels: a list."""
+    chosen = []
+    for label in labels:
+        best, those = -1.0, []
+        for number, own in stored:
+            if label in own:
+                both = sum(each in own for each in labels)
+                likeness = both / (len(own) + len(labels) - both)
+                if likeness > best:
+                    best, those = likeness, []
+                if likeness == best:
+                    those.append(number)
+        chosen += those
+    everything = [number for number, _ in stored]
+    if not chosen:
+        return literal_recall(everything, pinned, capacity, sink)
+    return literal_recall([n for n in everything if n in pinned or n in chosen], pinned, capacity, sink)
+
+
+def test_same_labels_equals_the_literal_rule():
+    rng, names = random.Random(8), ["mara", "jon", "ada", "the pier"]
+    left_out = unknown = 0
+    for _ in range(600):
+        bank, stored, pinned = random_bank(rng)
+        own = {number: rng.sample(names, rng.randint(0, 3)) for number in stored}
+        keyframes = [replace(keyframe, label=", ".join(own[keyframe.frame])) for keyframe in bank.keyframes]
+        bank = replace(bank, keyframes=keyframes, policy="same_labels")
+        labels = rng.sample([*names, "somebody new"], rng.randint(0, 3))
+        expected = literal_same_labels([(n, own[n]) for n in stored], pinned, bank.capacity, bank.sink, labels)
+        assert numbers(bank.recall(labels=frozenset(labels))) == expected
+        everything = literal_recall(stored, pinned, bank.capacity, bank.sink)
+        assert numbers(bank.recall(policy="sliding_window", labels=frozenset(labels))) == everything
+        left_out += expected != everything
+        unknown += bool(labels) and not any(label in own[n] for label in labels for n in stored)
+    assert left_out > 200 and unknown > 30
+
+
+def test_same_labels_recalls_who_is_in_the_shot():
+    bank = MemoryBank(policy="same_labels").add_shot(
+        [
+            make(1, label="Mara, pier"),
+            make(2, label="Jon, pier"),
+            make(3, label="Mara, Jon, pier"),
+            make(4, label="Mara, kitchen"),
+            make(5),
+        ]
+    )
+    assert numbers(bank.recall(labels=read_labels("Mara, pier"))) == [1]
+    assert numbers(bank.recall(labels=read_labels("JON,\nkitchen "))) == [2, 4], "nobody has seen him there"
+    assert numbers(bank.recall(labels=read_labels("Mara, Jon"))) == [3]
+    assert numbers(bank.recall(labels=read_labels("Ada"))) == [1, 2, 3, 4, 5], "of her nothing is known"
+    assert numbers(bank.recall()) == [1, 2, 3, 4, 5]
+    assert numbers(exclude(bank, 1).recall(labels=read_labels("Mara, pier"))) == [3]
 
 
 def test_references_are_recalled_before_the_sink():

@@ -387,11 +387,28 @@ def test_goals_are_met_or_not():
         WRONG.name: {"identity": 0.3},
         tables.JUDGED_BY_WRONG: {"identity": 0.9},
     }
-    assert [met for _, _, met in tables.goals(scores_of(**rows))] == [True] * 5
+    assert [met for _, _, met in tables.goals(scores_of(**rows))] == ["yes"] * 5
     rows["M2V"] = {"identity": 0.59, "identity 6": 0.89, "action": 0.87, "join": 7.0}
     rows[WRONG.name] = {"identity": 0.95}
-    assert [met for _, _, met in tables.goals(scores_of(**rows))] == [False] * 5
-    assert tables.goals(scores_of(M2V=good)) == [("identity of M2V at least 90 % in the sixth shot", "91.0 %", True)]
+    assert [met for _, _, met in tables.goals(scores_of(**rows))] == ["no"] * 5
+    sixth = ("identity of M2V at least 90 % in the sixth shot", "91.0 % (91.0 to 91.0)", "yes")
+    assert tables.goals(scores_of(M2V=good)) == [sixth]
+
+
+def test_a_goal_met_by_the_mean_alone_is_not_shown():
+    """A mean over the line says nothing where the stories differ by more; paired, a steady difference does."""
+    values = np.random.default_rng(4).uniform(0.3, 0.9, 8)
+    wide = {"M2V": [{"identity 6": (value + 0.31, 1.0)} for value in values]}
+    ((_, measured, verdict),) = tables.goals(wide)
+    found = estimate(values + 0.31)
+    assert found.mean > 0.9 > found.low and verdict == "not shown"
+    assert measured == f"{100 * found.mean:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+    actions = {
+        name: [{"action": (value + gain, 1.0)} for value in values] for name, gain in (("M2V", 0.01), ("T2V", 0))
+    }
+    ((_, measured, verdict),) = tables.goals(actions)
+    assert (measured, verdict) == ("1.0 points (1.0 to 1.0)", "yes")
 
 
 def test_table_and_figure_show_what_there_is(tmp_path, truth):

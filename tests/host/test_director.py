@@ -526,6 +526,23 @@ def test_references_make_the_first_shot_by_the_memory_model(server, source):
     assert len(films[1].manifest(1)["recalled"]) == {"bank": 2, "script": 1}[source]
 
 
+def test_a_directed_shot_recalls_whom_it_shows(server):
+    shots = [shot(f"a {who}", characters=[who]) for who in ("fox", "cat", "fox")]
+    films = {}
+    for policy in ("sliding_window", "same_labels"):
+        graph = Graph(server.client)
+        films[policy] = produce(server, story(shots), graph, bank=graph.bank(0, policy=policy))
+    of_shot = {number: films["same_labels"].bank(number).keyframes for number in (1, 2)}
+    ids = {number: [keyframe.id for keyframe in keyframes] for number, keyframes in of_shot.items()}
+    assert {keyframe.label for keyframe in of_shot[1]} == {"fox"} and len(ids[2]) > len(ids[1])
+    # Of the cat nothing is known: its shot recalls everything.
+    recalled = {policy: [film.manifest(number)["recalled"] for number in (2, 3)] for policy, film in films.items()}
+    assert recalled == {"sliding_window": [ids[1], ids[2]], "same_labels": [ids[1], ids[1]]}
+    made = {policy: [film.last_frames(number) for number in (2, 3)] for policy, film in films.items()}
+    assert np.array_equal(made["same_labels"][0], made["sliding_window"][0])
+    assert not np.array_equal(made["same_labels"][1], made["sliding_window"][1])
+
+
 def test_cancel_keeps_the_finished_shots(server):
     script = story([shot("a fox"), shot("it runs", "first_frame"), shot("a house"), shot("a door")])
     graph = Graph(server.client)
