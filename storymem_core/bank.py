@@ -16,7 +16,7 @@ class Keyframe:
     image: uint8 [H, W, 3], RGB, 0..255. shot: the shot it was taken from, 1 for the first, 0 for a reference.
     frame: its index in that shot (for a reference, in the batch it came with). embedding: float32 [D] of unit
     length, made by `embedder`. quality: the score it was kept with, None where none was taken.
-    pinned: recalled for every shot. excluded: stored, but never recalled, pinned or not. id: 16 hex digits, a hash
+    pinned: recalled before all others. excluded: stored, but never recalled, pinned or not. id: 16 hex digits, a hash
     of the picture. Arrays are read-only copies. Raises InputError on anything else.
     """
 
@@ -61,9 +61,7 @@ class Keyframe:
         object.__setattr__(self, "id", content.hexdigest()[:16])
 
 
-def sliding_window(
-    keyframes: Sequence[Keyframe], capacity: int, sink: int, labels: frozenset[str]
-) -> tuple[Keyframe, ...]:
+def window(keyframes: Sequence[Keyframe], capacity: int, sink: int) -> tuple[Keyframe, ...]:
     """Pinned keyframes, then the first `sink` ever stored, then the most recent, up to `capacity`."""
     numbers = range(len(keyframes))
     by_need = [i for i in numbers if keyframes[i].pinned]
@@ -72,31 +70,35 @@ def sliding_window(
     return tuple(keyframes[i] for i in sorted(by_need[:capacity]))
 
 
-def same_labels(
-    keyframes: Sequence[Keyframe], capacity: int, sink: int, labels: frozenset[str]
-) -> tuple[Keyframe, ...]:
-    """The sliding window over the pinned keyframes and, for each label of the shot, those that show it best.
+def sliding_window(keyframes: Sequence[Keyframe], labels: frozenset[str]) -> Sequence[Keyframe]:
+    """All of them, whatever the shot shows."""
+    return keyframes
+
+
+def same_labels(keyframes: Sequence[Keyframe], labels: frozenset[str]) -> Sequence[Keyframe]:
+    """For each label of the shot, the keyframes that show it best; and pinned ones, unless their labels are others.
 
     Best are those with the labels most like the shot's (Jaccard index): who else is in the picture is easily
-    confused with whom the shot needs. Where no keyframe has any of the labels, the sliding window over all.
+    confused with whom the shot needs. All keyframes, where none has any of the labels.
     """
 
     def alike(keyframe: Keyframe) -> float:
         return len(keyframe.labels & labels) / len(keyframe.labels | labels)
 
-    relevant: set[Keyframe] = set()
+    best: set[Keyframe] = set()
     for label in labels:
         showing = [keyframe for keyframe in keyframes if label in keyframe.labels]
         most = max(map(alike, showing), default=0)
-        relevant.update(keyframe for keyframe in showing if alike(keyframe) == most)
-    if relevant:
-        keyframes = [keyframe for keyframe in keyframes if keyframe.pinned or keyframe in relevant]
-    return sliding_window(keyframes, capacity, sink, labels)
+        best.update(keyframe for keyframe in showing if alike(keyframe) == most)
+    if not best:
+        return keyframes
+    best.update(k for k in keyframes if k.pinned and (not k.labels or k.labels & labels))
+    return [keyframe for keyframe in keyframes if keyframe in best]
 
 
-# name -> function(keyframes, capacity, sink, labels) giving at most `capacity` of them in their order;
+# name -> function(keyframes, labels) giving, in their order, those that the window may choose from;
 # labels: of who and what the next shot shows.
-POLICIES: dict[str, Callable[..., tuple[Keyframe, ...]]] = {
+POLICIES: dict[str, Callable[[Sequence[Keyframe], frozenset[str]], Sequence[Keyframe]]] = {
     "sliding_window": sliding_window,
     "same_labels": same_labels,
 }
@@ -129,7 +131,7 @@ class MemoryBank:
     """Every keyframe of a story in the order it was stored. Immutable: each operation returns a new bank.
 
     capacity: most keyframes one shot recalls; sink: how many of the first ever stored are always among them;
-    policy: how to choose the rest (a name in POLICIES), all of it as if excluded keyframes were not stored;
+    policy: which of them it chooses from (a name in POLICIES), all as if excluded keyframes were not stored;
     shots: how many shots were absorbed; limit: most keyframes kept.
     Raises InputError on settings that contradict each other.
     """
@@ -179,7 +181,8 @@ class MemoryBank:
         sink = self.sink if sink is None else sink
         policy = self.policy if policy is None else policy
         _check_settings(capacity, sink, policy)
-        pinned = sum(keyframe.pinned for keyframe in self.recallable)
+        candidates = POLICIES[policy](self.recallable, labels)
+        pinned = sum(keyframe.pinned for keyframe in candidates)
         if pinned > capacity:
             raise InputError(
                 "capacity",
@@ -187,7 +190,7 @@ class MemoryBank:
                 f"{pinned} keyframes are pinned (references always are)",
                 f"Raise capacity to {pinned} or more, or pin fewer",
             )
-        return POLICIES[policy](self.recallable, capacity, sink, labels)
+        return window(candidates, capacity, sink)
 
     def with_settings(self, capacity: int, sink: int, policy: str) -> "MemoryBank":
         """The same keyframes under other recall settings."""

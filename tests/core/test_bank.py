@@ -135,7 +135,10 @@ def literal_same_labels(stored, pinned, capacity, sink, labels):
     everything = [number for number, _ in stored]
     if not chosen:
         return literal_recall(everything, pinned, capacity, sink)
-    return literal_recall([n for n in everything if n in pinned or n in chosen], pinned, capacity, sink)
+    for number, own in stored:
+        if number in pinned and (own == [] or any(label in own for label in labels)):
+            chosen.append(number)
+    return literal_recall([n for n in everything if n in chosen], pinned, capacity, sink)
 
 
 def test_same_labels_equals_the_literal_rule():
@@ -172,6 +175,16 @@ def test_same_labels_recalls_who_is_in_the_shot():
     assert numbers(bank.recall(labels=read_labels("Ada"))) == [1, 2, 3, 4, 5], "of her nothing is known"
     assert numbers(bank.recall()) == [1, 2, 3, 4, 5]
     assert numbers(exclude(bank, 1).recall(labels=read_labels("Mara, pier"))) == [3]
+
+
+def test_references_of_others_need_no_capacity():
+    cast = [make(n, 0, pinned=True, label=name) for n, name in enumerate(("Mara", "Jon", "Ada", "", "Ada, Mara"))]
+    bank = MemoryBank(capacity=3, sink=0, policy="same_labels").add_references(cast)
+    bank = bank.add_shot([make(10, label="Jon"), make(11, label="Mara")])
+    assert numbers(bank.recall(labels=read_labels("Mara"))) == [0, 3, 4]
+    assert numbers(bank.recall(capacity=5, labels=read_labels("Mara"))) == [0, 3, 4, 11]
+    with pytest.raises(InputError, match="5 keyframes are pinned"):
+        bank.recall()
 
 
 def test_references_are_recalled_before_the_sink():

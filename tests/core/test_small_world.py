@@ -24,6 +24,7 @@ from tools.small_world.world import (
     WIDTH,
     Character,
     random_clip,
+    random_scene,
     random_story,
 )
 
@@ -143,6 +144,14 @@ def test_a_story_keeps_looks_and_joins_shots_without_a_jump():
                 # Only the actor's eyes may turn to where it is about to walk.
                 assert (np.abs(last - first).max(-1) > 0).mean() < 0.02
     assert joins > 10
+
+
+def test_a_scene_keeps_everybody_and_the_place():
+    scenes = [random_scene(seed) for seed in range(30)]
+    for shots in scenes:
+        assert len({(shot.characters, shot.place) for shot in shots}) == 1 and all(shot.cut for shot in shots)
+    assert len({shots[0].characters for shots in scenes}) == 30
+    assert {len(shots[0].characters) for shots in scenes} == {1, 2}
 
 
 def test_characters_are_in_the_cells_that_count_more(clips):

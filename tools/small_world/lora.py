@@ -1,7 +1,8 @@
 """The small world's memory LoRAs, trained as users train theirs: Training Set and Train LoRA on ComfyUI's server.
 
-The clips are shots of stories nobody else sees, a sub-folder each, so that a shot's memory shows its own story. A run
-that was stopped goes on from the last LoRA file in the server's output folder.
+The clips are shots of stories and scenes nobody else sees, a sub-folder each, so that a shot's memory shows its own
+story. A scene, one set-up from shot to shot, teaches to copy from memory; a story, to choose from it. A run that was
+stopped goes on from the last LoRA file in the server's output folder.
 """
 
 import json
@@ -9,6 +10,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +25,11 @@ from tools.setup import BASE
 
 from .render import render
 from .run import CHECKPOINTS, LOGS
-from .world import FPS, FRAMES, HEIGHT, WIDTH, random_story
+from .world import FPS, FRAMES, HEIGHT, WIDTH, Shot, random_scene, random_story
 
 LORA = "storymem_world_lora_{}"
 FIRST_STORY = 50_000_000  # seeds of evaluated stories are small
-SHIFT = 3.0  # as the base model was trained
+SHIFT = 6.0  # more of the high noise levels, where looks are decided, than the base model saw
 SHARES = {
     "first_frame": {"share_m2v": 0.5, "share_mi2v": 0.5, "share_mm2v": 0.0, "share_no_memory": 0.0},
     "motion_frames": {"share_m2v": 0.5, "share_mi2v": 0.0, "share_mm2v": 0.5, "share_no_memory": 0.0},
@@ -41,10 +43,11 @@ class Run:
     """Settings of one training run, and the models it starts from. A step takes `batch` samples."""
 
     stories: int = 100
-    samples: int = 2000
-    steps: int = 2400
-    batch: int = 4
-    part: int = 800  # steps of one prompt; each begins with a new optimizer
+    scenes: int = 100
+    samples: int = 4000
+    steps: int = 3400
+    batch: int = 8
+    part: int = 850  # steps of one prompt; each begins with a new optimizer
     rank: int = 16
     learning_rate: float = 1e-2
     i2v: str = "storymem_world_i2v.safetensors"
@@ -56,18 +59,23 @@ class Run:
         return self.learning_rate * (0.525 + 0.475 * math.cos(math.pi * step / self.steps))
 
 
-def write_clips(folder: Path, stories: int) -> None:
-    """Every shot of every story as a lossless video with its caption, where they are not there yet."""
-    for seed in tqdm(range(FIRST_STORY, FIRST_STORY + stories), desc="clips"):
-        shown = set()
-        for number, shot in enumerate(random_story(seed), start=1):
-            clip, frames = folder / str(seed) / f"{number}.mp4", render(shot).frames
-            # Some shots come twice; a training set has no use for the second.
-            if frames.tobytes() not in shown and not clip.with_suffix(".txt").exists():
-                clip.parent.mkdir(parents=True, exist_ok=True)
-                write_lossless(clip, frames)
-                clip.with_suffix(".txt").write_text(shot.caption)
-            shown.add(frames.tobytes())
+def write_clips(folder: Path, stories: int, scenes: int) -> None:
+    """Every shot of every story and scene as a lossless video with its caption, where they are not there yet."""
+    for number in tqdm(range(stories + scenes), desc="clips"):
+        seed = FIRST_STORY + number
+        write_shots(folder / str(seed), random_story(seed) if number < stories else random_scene(seed))
+
+
+def write_shots(folder: Path, shots: Sequence[Shot]) -> None:
+    shown = set()
+    for number, shot in enumerate(shots, start=1):
+        clip, frames = folder / f"{number}.mp4", render(shot).frames
+        # Some shots come twice; a training set has no use for the second.
+        if frames.tobytes() not in shown and not clip.with_suffix(".txt").exists():
+            clip.parent.mkdir(parents=True, exist_ok=True)
+            write_lossless(clip, frames)
+            clip.with_suffix(".txt").write_text(shot.caption)
+        shown.add(frames.tobytes())
 
 
 def write_lossless(path: Path, frames: np.ndarray) -> None:
@@ -138,9 +146,9 @@ def run_part(client: Client, run: Run, nodes: dict, bar: tqdm) -> list[float]:
 def train_lora(kind: str, run: Run = Run(), base: Path = BASE) -> Path:
     """Trains the LoRA for cuts and `kind` of continuations, or goes on; the finished file."""
     os.nice(10)
-    name, server = f"small_world_{run.stories}", Server(base)
+    name, server = f"small_world_{run.stories}_{run.scenes}", Server(base)
     loras, log = base / "output" / "loras", LOGS / f"lora_{kind}.jsonl"
-    write_clips(base / "input" / name, run.stories)
+    write_clips(base / "input" / name, run.stories, run.scenes)
     for folder in (LOGS, CHECKPOINTS):
         folder.mkdir(parents=True, exist_ok=True)
     done, file = last_part(loras, kind)

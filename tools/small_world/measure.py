@@ -100,13 +100,14 @@ def _enlarge(frame: np.ndarray) -> np.ndarray:
 
 def _nearest(pixels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Index of the nearest colour of a palette [C, 3] for pixels [..., 3]."""
-    return np.square(pixels[..., None, :] - palette).sum(-1).argmin(-1)
+    return (np.square(palette).sum(-1) - 2 * pixels @ palette.T).argmin(-1)  # |p - c|^2 without |p|^2
 
 
 def _classes(frame: np.ndarray) -> np.ndarray:
     """[H, W, 3] in 0..1: body, dark, balloon."""
-    highest = frame.max(-1)
-    bright = highest - frame.min(-1) > BRIGHT
+    red, green, blue = cv2.split(frame)
+    highest, lowest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    bright = highest - lowest > BRIGHT
     orange = np.zeros(frame.shape[:2], np.uint8)
     orange[bright] = _nearest(frame[bright], _ORANGE_OR_BODY) == 0
     # Where red meets yellow is a line of orange; and a balloon's smooth edge has colours of bodies.

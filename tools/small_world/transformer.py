@@ -24,8 +24,8 @@ CHARACTERS = 3.0  # weight of the characters in the loss
 CUT, FIRST_FRAME = 0.4, 0.3  # shares of what an I2V sample knows; the rest knows five frames
 
 TEXT = Schedule(steps=6000, learning_rate=1e-3, warm_up=200, average=0.998)
-T2V = Schedule(steps=6000, learning_rate=8e-4, warm_up=100, average=0.998)
-I2V = Schedule(steps=7500, learning_rate=8e-4, warm_up=100, average=0.998)
+T2V = Schedule(steps=9000, learning_rate=8e-4, warm_up=100, average=0.998)
+I2V = Schedule(steps=15500, learning_rate=8e-4, warm_up=100, average=0.998)
 
 
 def new_transformer(channels: int) -> WanModel:

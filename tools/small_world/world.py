@@ -163,6 +163,15 @@ def random_story(seed: int, shots: int = 6) -> tuple[Shot, ...]:
     return tuple(story)
 
 
+def random_scene(seed: int, shots: int = 4) -> tuple[Shot, ...]:
+    """Shots of one or two characters in one place, each after a cut."""
+    rng = np.random.default_rng([seed, 2])
+    kinds = rng.permutation(KINDS)[: 2 if rng.random() < 0.3 else 1]
+    cast = tuple(random_character(rng, str(kind)) for kind in kinds)
+    place = random_place(rng, str(rng.choice(PLACES)))
+    return tuple(replace(random_shot(rng, cast, place), scroll=0.0) for _ in range(shots))
+
+
 def continue_shot(rng: np.random.Generator, shot: Shot) -> Shot:
     """The next shot without a cut: starts exactly as `shot` ends, and does something else."""
     end = motion(shot, 1.0)
