@@ -118,7 +118,10 @@ MR2V = Method("MR2V", memory=references)
 # The same, recalling only keyframes of who and what the shot shows.
 CAST = replace(M2V, name="M2V, same labels", policy="same_labels")
 CAST_MI2V = replace(MI2V, name="M2V+MI2V, same labels", policy="same_labels")
-METHODS = (VAE, T2V, CHAIN, M2V, MI2V, MM2V, MR2V, CAST, CAST_MI2V)
+# The same, with memory that weighs twice as much.
+STRONG = replace(M2V, name="M2V, strength 2", strength=2.0)
+STRONG_MI2V = replace(MI2V, name="M2V+MI2V, strength 2", strength=2.0)
+METHODS = (VAE, T2V, CHAIN, M2V, MI2V, MM2V, MR2V, CAST, CAST_MI2V, STRONG, STRONG_MI2V)
 
 WRONG = replace(M2V, name="memory of the wrong story", memory=wrong_story)
 ABLATIONS = (

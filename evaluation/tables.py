@@ -1,6 +1,6 @@
 """The report on the small world: a table of means with their intervals, and the goals, met or not."""
 
-from .methods import ABLATIONS, CAST, M2V, METHODS, MI2V, T2V, WRONG
+from .methods import ABLATIONS, CAST, M2V, METHODS, MI2V, STRONG, T2V, WRONG
 from .scores import Tally
 from .statistics import Estimate, compare, estimate
 
@@ -87,8 +87,8 @@ def goals(scores: Scores) -> list[tuple[str, str, str]]:
         )
         found.append((text, measured, "yes" if value.low >= least else "no" if value.high < least else "not shown"))
 
-    m2v, t2v, mi2v, cast = M2V.name, T2V.name, MI2V.name, CAST.name
-    for name in (m2v, cast):
+    m2v, t2v, mi2v = M2V.name, T2V.name, MI2V.name
+    for name in (m2v, CAST.name, STRONG.name):
         judge(
             f"identity of {name} at least 1.5 times that of T2V",
             "times",

@@ -78,8 +78,8 @@ def sliding_window(keyframes: Sequence[Keyframe], labels: frozenset[str]) -> Seq
 def same_labels(keyframes: Sequence[Keyframe], labels: frozenset[str]) -> Sequence[Keyframe]:
     """For each label of the shot, the keyframes that show it best; and pinned ones, unless their labels are others.
 
-    Best are those with the labels most like the shot's (Jaccard index): who else is in the picture is easily
-    confused with whom the shot needs. All keyframes, where none has any of the labels.
+    Best are those with the labels most like the shot's (Jaccard index). All keyframes, where none has any of the
+    labels.
     """
 
     def alike(keyframe: Keyframe) -> float:
