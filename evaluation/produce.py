@@ -83,7 +83,7 @@ class Studio:
             kind = method.kind(tale, number)
             parts = (tale, method, number, kind, bool(memory.keyframes), finished)
             prompt = self.prompt(*parts, "")
-            recalled = [keyframe.id for keyframe in memory.recall(labels=read_labels(tale.labels(number)))]
+            recalled = [keyframe.id for keyframe in memory.recall(labels=read_labels(tale.shots[number - 1].labels))]
             determines = {"prompt": prompt, "models": self.used(prompt), "memory": recalled}
             key = shot_key(key, determines)
             folder = shot_folder(self.output / FOLDER, number, key)
@@ -147,7 +147,7 @@ class Studio:
                 memory_strength=method.strength,
                 memory_start=0.0,
                 memory_end=1.0,
-                labels=tale.labels(number),
+                labels=tale.shots[number - 1].labels,
                 **texts,
                 **SIZE,
                 **SAMPLING,
@@ -160,7 +160,7 @@ class Studio:
             transition=transition,
             folder=f"{FOLDER}/{folder}",
             number=number,
-            label=tale.labels(number),
+            label=tale.shots[number - 1].labels,
             **before,
             **SAVING,
             **SELECTION,

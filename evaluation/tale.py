@@ -31,11 +31,6 @@ class Tale:
     def places(self) -> tuple[Place, ...]:
         return tuple(dict.fromkeys(shot.place for shot in self.shots))
 
-    def labels(self, number: int) -> str:
-        """Who and where shot `number` (from 1) is, as a script would name them."""
-        shot = self.shots[number - 1]
-        return ", ".join([*(who.kind for who in shot.characters), shot.place.kind])
-
     def twin(self) -> "Tale":
         """The same captions and motions with other looks of everybody and every place."""
         rng = np.random.default_rng([self.seed, 7])

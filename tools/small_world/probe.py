@@ -5,14 +5,15 @@ elsewhere: without memory, with keyframes of all other shots, and with those tha
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from storymem_core.bank import POLICIES, Keyframe
+from storymem_core.bank import POLICIES, Keyframe, read_labels
 from storymem_core.embedders import ColorLayout
 from storymem_core.positions import memory_rope_options
 
@@ -23,15 +24,11 @@ from .lora import TRAINED
 from .render import cells_of_characters, render
 from .text import TextEncoder
 from .transformer import LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer, trained
-from .world import Shot, random_story
+from .world import random_story
 
 FIRST_STORY = 61_000_000  # neither trained on nor evaluated
 MOST = 10  # keyframes of a memory
 MEMORIES = ("none", "sliding_window", "same_labels")
-
-
-def labels(shot: Shot) -> str:
-    return ", ".join([*(who.kind for who in shot.characters), shot.place.kind])
 
 
 class Story:
@@ -45,7 +42,7 @@ class Story:
             features = frame_features(vae, to_video(frames[None]))
             self.clips.append(process(encode_mixed(vae, features)))
             for i, embedding in zip((0, 8, 16), ColorLayout()(frames[[0, 8, 16]]), strict=True):
-                keyframe = Keyframe(frames[i], number, i, embedding, ColorLayout.name, label=labels(shot))
+                keyframe = Keyframe(frames[i], number, i, embedding, ColorLayout.name, label=shot.labels)
                 self.keyframes.append(keyframe)
                 self.latents[keyframe] = process(encode_mixed(vae, features[:, :, i : i + 1]))
 
@@ -54,7 +51,7 @@ class Story:
         if policy == "none":
             return []
         others = [keyframe for keyframe in self.keyframes if keyframe.shot != number]
-        wanted = frozenset(labels(self.shots[number - 1]).split(", "))
+        wanted = read_labels(self.shots[number - 1].labels)
         chosen = POLICIES[policy](others, wanted)
         order = np.random.default_rng(number).permutation(len(chosen))[:MOST]
         return [self.latents[chosen[i]] for i in sorted(order)]
@@ -73,28 +70,22 @@ def predict(
         return wan(torch.cat([x, known], 1), torch.full((1,), 1000.0), text)[:, :, frames:]
 
 
-class positions_in_the_past:
+@contextmanager
+def positions_in_the_past(wan: WanModel, frames: int) -> Iterator[None]:
     """Inside, the first `frames` latent frames of the model stand before the video."""
+    encode = wan.rope_encode
 
-    def __init__(self, wan: WanModel, frames: int):
-        self.wan, self.frames, self.encode = wan, frames, wan.rope_encode
+    def rope_encode(t: int, h: int, w: int, *args, transformer_options: dict, **kwargs) -> torch.Tensor:
+        past = {**transformer_options, "rope_options": memory_rope_options(None, frames, 1)}
+        parts = [(frames, past), (t - frames, transformer_options)]
+        return torch.cat([encode(n, h, w, *args, transformer_options=options, **kwargs) for n, options in parts], 1)
 
-    def __enter__(self):
-        if self.frames:
-            self.wan.rope_encode = self.rope_encode
-
-    def __exit__(self, *_):
-        self.wan.rope_encode = self.encode
-
-    def rope_encode(self, t: int, h: int, w: int, *args, transformer_options: dict, **kwargs) -> torch.Tensor:
-        past = {**transformer_options, "rope_options": memory_rope_options(None, self.frames, 1)}
-        return torch.cat(
-            [
-                self.encode(self.frames, h, w, *args, transformer_options=past, **kwargs),
-                self.encode(t - self.frames, h, w, *args, transformer_options=transformer_options, **kwargs),
-            ],
-            1,
-        )
+    if frames:
+        wan.rope_encode = rope_encode
+    try:
+        yield
+    finally:
+        wan.rope_encode = encode
 
 
 def with_lora(weights: dict[str, torch.Tensor], lora: Path) -> dict[str, torch.Tensor]:

@@ -91,6 +91,11 @@ class Shot:
     cut: bool = True
 
     @property
+    def labels(self) -> str:
+        """Who and where, as a script would name them."""
+        return ", ".join([*(who.kind for who in self.characters), self.place.kind])
+
+    @property
     def caption(self) -> str:
         """Kinds, action and camera, never looks."""
         actor, *others = self.characters
