@@ -100,6 +100,7 @@ class Method:
     policy: str = "sliding_window"
     spacing: int = 1
     strength: float = 1.0
+    guidance: float = 1.0
 
     def kind(self, tale: Tale, number: int) -> str:
         """How shot `number` (from 1) begins, a key of OVERLAP."""

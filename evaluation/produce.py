@@ -147,6 +147,7 @@ class Studio:
                 memory_strength=method.strength,
                 memory_start=0.0,
                 memory_end=1.0,
+                memory_guidance=method.guidance,
                 labels=tale.shots[number - 1].labels,
                 **texts,
                 **SIZE,

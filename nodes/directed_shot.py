@@ -17,7 +17,7 @@ from .types import Bank, Plan, Shot
 T2V_BOUNDARY = 0.875  # as Wan 2.2 T2V A14B was trained
 SIZE = ("width", "height")
 SAMPLING = ("steps", "cfg", "sampler_name", "scheduler")
-MEMORY = ("memory_spacing", "memory_strength", "memory_start", "memory_end")
+MEMORY = ("memory_spacing", "memory_strength", "memory_start", "memory_end", "memory_guidance")
 SELECTION = ("threshold", "max_keyframes", "quality", "quality_threshold")
 
 

@@ -25,7 +25,7 @@ from ..storymem_core.transitions import OVERLAP
 from .directed_shot import MEMORY, SAMPLING, SELECTION, SIZE, ShotPlan
 from .films import name_of, output_root
 from .keyframes import selection_inputs
-from .sampling import memory_inputs, model_inputs, sampling_inputs, size_inputs
+from .sampling import guidance_input, memory_inputs, model_inputs, sampling_inputs, size_inputs
 from .types import Bank, Story
 
 # Inputs that determine every shot alike: sockets by what is connected to them, widgets by their values.
@@ -97,6 +97,7 @@ class StoryMemDirector(io.ComfyNode):
                     default="storymem",
                     tooltip="Folder in ComfyUI's output folder; the story gets a folder of its name inside.",
                 ),
+                guidance_input(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The film, for Save Video."),
@@ -112,6 +113,7 @@ class StoryMemDirector(io.ComfyNode):
 
     @classmethod
     def execute(cls, story, **inputs) -> io.NodeOutput:
+        inputs = {"memory_guidance": 1.0, **inputs}
         prompt = cls.hidden.dynprompt
         links = prompt.get_node(cls.hidden.unique_id)["inputs"]
         root = resolve_inside(output_root(), f"{inputs['folder']}/{folder_name(story.name)}", "folder")

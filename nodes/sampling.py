@@ -14,6 +14,7 @@ from .types import Bank
 from .types import Transition as TransitionType
 
 MAX_SIZE = 16384
+OPTIONAL = {"bank": None, "transition": None, "labels": "", "memory_guidance": 1.0}
 
 
 def model_inputs() -> list:
@@ -161,6 +162,20 @@ def memory_inputs() -> list:
     ]
 
 
+def guidance_input() -> io.Float.Input:
+    return io.Float.Input(
+        "memory_guidance",
+        optional=True,
+        default=1.0,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        tooltip="How far to follow what memory changes: 1 = as the model predicts, 2 = twice as far, for looks that "
+        "stay closer to memory and motion that varies less. Other values than 1 take a second pass, without memory.",
+        advanced=True,
+    )
+
+
 def labels_input() -> io.String.Input:
     return io.String.Input(
         "labels",
@@ -187,11 +202,13 @@ def prepare(
     memory_start,
     memory_end,
     labels,
+    memory_guidance,
 ) -> tuple:
     """Both experts with memory, the shot's conditioning and latent, and the keyframes recalled for it."""
     recalled = (bank or MemoryBank()).recall(labels=read_labels(labels))
     transition = transition or Transition.after("cut", None)
-    memory = Memory(len(recalled), latent_frames(length), memory_spacing, memory_strength, memory_start, memory_end)
+    frames = len(recalled), latent_frames(length)
+    memory = Memory(*frames, memory_spacing, memory_strength, memory_start, memory_end, memory_guidance)
     high = with_memory(model, memory, "model")
     low = model_low_noise and with_memory(model_low_noise, memory, "model_low_noise")
     shot = condition_shot(positive, negative, vae, recalled, transition, width, height, length)
@@ -213,6 +230,7 @@ class StoryMemSampler(io.ComfyNode):
                 *sampling_inputs(),
                 *memory_inputs(),
                 labels_input(),
+                guidance_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -228,7 +246,7 @@ class StoryMemSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         model = shift_sigmas(model, shift)
         model_low_noise = model_low_noise and shift_sigmas(model_low_noise, shift)
-        shot = {"bank": None, "transition": None, "labels": "", **shot}
+        shot = {**OPTIONAL, **shot}
         high, low, positive, negative, latent, recalled = prepare(model, model_low_noise, **shot)
         latent = sample_shot(high, low, positive, negative, latent, seed, steps, cfg, sampler_name, scheduler, boundary)
         ui = {"storymem_recalled": [describe(keyframe) for keyframe in recalled]}
@@ -245,7 +263,7 @@ class StoryMemApplyMemory(io.ComfyNode):
             description="Prepares model, conditioning and latent for any sampler of ComfyUI. Follow the sampler "
             "with Trim Memory. Set the schedule's shift (ModelSamplingSD3, 4.0) yourself.",
             search_aliases=["storymem", "memory", "consistency", "multi-shot"],
-            inputs=[*shot_inputs(), *memory_inputs(), labels_input()],
+            inputs=[*shot_inputs(), *memory_inputs(), labels_input(), guidance_input()],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with memory."),
                 io.Conditioning.Output(display_name="positive", tooltip="With keyframes and known frames."),
@@ -260,7 +278,7 @@ class StoryMemApplyMemory(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, model_low_noise=None, **shot) -> io.NodeOutput:
-        shot = {"bank": None, "transition": None, "labels": "", **shot}
+        shot = {**OPTIONAL, **shot}
         high, low, positive, negative, latent, recalled = prepare(model, model_low_noise, **shot)
         missing = ExecutionBlocker("model_low_noise: connect a low-noise expert to Apply Memory to use it")
         ui = {"storymem_recalled": [describe(keyframe) for keyframe in recalled]}

@@ -147,6 +147,7 @@ def memory_defaults(**changes) -> dict:
         "memory_strength": 1.0,
         "memory_start": 0.0,
         "memory_end": 1.0,
+        "memory_guidance": 1.0,
         **changes,
     }
 

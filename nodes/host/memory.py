@@ -2,14 +2,16 @@
 
 Everything is done through ModelPatcher on a clone, and decided anew in every call of the model, so that other
 patches (LoRA, attention overrides, wrappers, caches, compilation) apply in any order of nodes:
-  APPLY_MODEL wrapper      outside memory_start..memory_end the model gets the video frames alone
+  APPLY_MODEL wrapper      outside memory_start..memory_end the model gets the video frames alone; inside, for a
+                           guidance other than 1, it runs a second time with memory keys of no weight
   rope_encode patch        memory frames get negative time positions
-  self_attn.forward patch  only for a strength other than 1: memory keys weigh `strength` times as much
+  self_attn.forward patch  only where it is needed: memory keys weigh `strength` times as much
   OUTER_SAMPLE wrapper     previews get video frames only
 """
 
 import math
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, replace
 
 import torch
 from comfy.ldm.wan.model import WanModel
@@ -33,6 +35,7 @@ class Memory:
 
     spacing: latent frames between memory positions; strength: weight of memory keys, 1 = as trained;
     start, end: fractions of the sampling (0..1); steps that begin in start <= fraction < end use memory.
+    guidance: how far to follow what memory changes in a prediction, 1 = as predicted, 0 = not at all.
     """
 
     frames: int
@@ -41,6 +44,7 @@ class Memory:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    guidance: float = 1.0
 
     def __post_init__(self):
         if self.spacing < 1:
@@ -50,6 +54,8 @@ class Memory:
         if not 0 <= self.start <= self.end <= 1:
             span = (self.start, self.end)
             raise InputError("memory_start, memory_end", span, "must hold 0 <= start <= end <= 1", "Use 0.0 and 1.0")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise InputError("memory_guidance", self.guidance, "must be 0 or more", "Use 1.0")
 
 
 def check_wan_i2v(model: ModelPatcher, name: str) -> None:
@@ -80,7 +86,7 @@ def with_memory(model: ModelPatcher, memory: Memory, name: str = "model") -> Mod
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _video_previews(memory))
     rope = "diffusion_model.rope_encode"
     patched.add_object_patch(rope, memory_positions(patched.get_model_object(rope)))
-    if memory.strength not in (0, 1):
+    if memory.strength not in (0, 1) or memory.guidance != 1:
         for i in range(len(patched.get_model_object("diffusion_model").blocks)):
             forward = f"diffusion_model.blocks.{i}.self_attn.forward"
             patched.add_object_patch(forward, _weighted_self_attention(patched.get_model_object(forward)))
@@ -88,27 +94,38 @@ def with_memory(model: ModelPatcher, memory: Memory, name: str = "model") -> Mod
 
 
 def _memory_window(memory: Memory):
-    """APPLY_MODEL wrapper: with memory inside its window, else the video alone at the cost of the video."""
+    """APPLY_MODEL wrapper: with memory inside its window, else the video alone at the cost of the video.
+
+    Guidance is classifier-free guidance in memory: of the denoised video d, d(without memory) + guidance *
+    (d(with memory) - d(without memory)).
+    """
+    m, silent = memory.frames, replace(memory, strength=0.0)
 
     def apply_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kw):
         options = transformer_options or {}
-        if x.shape[2] != memory.frames + memory.video:
+        if x.shape[2] != m + memory.video:
             raise InputError(
                 "model",
                 f"{x.shape[2]} latent frames",
-                f"memory expects {memory.frames} memory and {memory.video} video frames at once",
+                f"memory expects {m} memory and {memory.video} video frames at once",
                 "Connect the latent of Apply Memory, and no context windows",
             )
         percent_to_sigma = executor.class_obj.model_sampling.percent_to_sigma
         sigma = t.max().item() / (1 + SIGMA_ROUNDING)
         inside = percent_to_sigma(memory.start) >= sigma > percent_to_sigma(memory.end)
-        if inside and memory.strength:
-            return executor(x, t, c_concat, c_crossattn, control, {**options, KEY: memory}, **kw)
-        m = memory.frames
-        video = executor(x[:, :, m:], t, c_concat[:, :, m:], c_crossattn, control, options, **kw)
-        # What memory frames denoise to is known: their keyframes keep them on course for a later window.
-        keyframes = c_concat[:, -LATENT_CHANNELS:, :m].to(video).expand(len(x), -1, -1, -1, -1)
-        return torch.cat([keyframes, video], dim=2)
+        if not (inside and memory.strength and memory.guidance):
+            video = executor(x[:, :, m:], t, c_concat[:, :, m:], c_crossattn, control, options, **kw)
+            # What memory frames denoise to is known: their keyframes keep them on course for a later window.
+            keyframes = c_concat[:, -LATENT_CHANNELS:, :m].to(video).expand(len(x), -1, -1, -1, -1)
+            return torch.cat([keyframes, video], dim=2)
+        remembered = executor(x, t, c_concat, c_crossattn, control, {**options, KEY: memory}, **kw)
+        if memory.guidance == 1:
+            return remembered
+        # Step caches, such as the host's EasyCache, tell passes apart by uuid and want them of one shape.
+        other = {KEY: silent, "uuids": [uuid.uuid5(each, KEY) for each in options.get("uuids", [])]}
+        forgotten = executor(x, t, c_concat, c_crossattn, control, {**options, **other}, **kw)
+        video = torch.lerp(forgotten[:, :, m:], remembered[:, :, m:], memory.guidance)
+        return torch.cat([remembered[:, :, :m], video], dim=2)
 
     return apply_model
 
@@ -153,10 +170,11 @@ def _weighted_self_attention(forward):
     def weighted_forward(x, freqs, transformer_options=None):
         options = transformer_options or {}
         memory = options.get(KEY)
-        if memory is None:
+        if memory is None or memory.strength == 1:
             return forward(x, freqs, transformer_options=options)
         _, rows, columns = options["grid_sizes"]
-        tokens, log_strength = memory.frames * rows * columns, math.log(memory.strength)
+        tokens = memory.frames * rows * columns
+        log_strength = math.log(memory.strength) if memory.strength else -math.inf
         others = options.get(OVERRIDE)
 
         def override(func, q, k, v, heads, mask=None, **kwargs):

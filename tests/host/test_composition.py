@@ -98,13 +98,15 @@ def test_strength_1_leaves_the_attention_alone(client):
         assert all(masked == (strength != 1 and keys == tokens) for _, keys, masked in calls)
 
 
-def test_easy_cache_composes_with_a_memory_window(client):
-    """The host's EasyCache sees the frame count change at the window's edges and goes on."""
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+def test_easy_cache_composes_with_a_memory_window(client, guidance):
+    """The host's EasyCache sees the frame count change at the window's edges, and second passes inside, and goes on."""
     graph = Graph(client)
     settings = {"reuse_threshold": 0.2, "start_percent": 0.1, "end_percent": 0.95, "verbose": False}
     cached = graph.node("EasyCache", model=graph.model(), **settings)
     shot = {"vae": graph.vae(), "bank": graph.bank(3), **graph.prompts()}
     changes = {**UNI_PC, "steps": 8, "memory_start": 0.3, "memory_end": 0.7}
+    changes["memory_guidance"] = guidance
     file = graph.write(graph.node("StoryMemSampler", model=cached, **shot, **sampler_defaults(**changes)))
     graph.run()
     out = graph.read(file)

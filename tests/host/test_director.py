@@ -114,7 +114,7 @@ def seeded_picture(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 
 
-def by_hand(server: Server, shots: list[dict], crossfade: int = 0, blend_overlap: bool = False, match_color=False):
+def by_hand(server: Server, shots: list[dict], crossfade: int = 0, blend_overlap=False, match_color=False, **memory):
     """The same film from the ordinary nodes, shot after shot: its frames before encoding, of each shot those
     that are its own, and the memory after it."""
     client, film, parts, banks, bank_file = server.client, np.zeros((0, HEIGHT, WIDTH, 3), np.uint8), [], [], None
@@ -150,7 +150,7 @@ def by_hand(server: Server, shots: list[dict], crossfade: int = 0, blend_overlap
             scheduler="simple",
             shift=4.0,
             boundary=0.9,
-            **memory_defaults(),
+            **memory_defaults(**memory),
         )
         images = graph.node("VAEDecode", samples=latent, vae=vae)
         if len(tail):
@@ -211,7 +211,7 @@ FRAMES = [LENGTH, LENGTH - 1, 13 - 5, LENGTH, LENGTH]
     "settings, frames",
     [
         ({}, sum(FRAMES)),
-        ({"crossfade": 3, "blend_overlap": True, "match_color": True}, sum(FRAMES) - 2 * 3),
+        ({"crossfade": 3, "blend_overlap": True, "match_color": True, "memory_guidance": 1.5}, sum(FRAMES) - 2 * 3),
     ],
 )
 def test_a_film_is_what_the_ordinary_nodes_make(server, tmp_path, settings, frames):

@@ -113,6 +113,17 @@ def test_a_vanishing_strength_approaches_no_memory(client, reference, spacing):
     assert relative_error(silent, without) < 1e-5
 
 
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 2.0])
+def test_guidance_goes_that_far_from_no_memory_to_memory(client, reference, guidance):
+    memory = 4
+    ours, seen = sampled_step(client, "cut", memory, memory_guidance=guidance)
+    _, alone = sampled_step(client, "cut", 0)
+    remembered = expected_step(reference, seen, seeded_noise(memory), memory)[:, :, memory:]
+    forgotten = expected_step(reference, alone, seeded_noise(0), 0)
+    assert relative_error(ours, forgotten + guidance * (remembered - forgotten)) < 1e-4
+    assert relative_error(ours, remembered) > 1e-2  # guidance matters in this model
+
+
 def relative_error(ours, expected):
     return ((ours.double() - expected.double()).norm() / expected.double().norm()).item()
 

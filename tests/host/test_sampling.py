@@ -148,10 +148,14 @@ def by_parts(graph, shot, settings, low=None, noise="StoryMemNoise"):
     return [graph.node("StoryMemTrimMemory", latent=[latent[0], slot]) for slot in (0, 1)]
 
 
+OTHER_MEMORY = {
+    **{"memory_spacing": 5, "memory_strength": 2.0, "memory_start": 0.2, "memory_end": 0.6},
+    "memory_guidance": 1.5,
+}
+
+
 @pytest.mark.parametrize("kind", ["cut", "first_frame", "motion_frames"])
-@pytest.mark.parametrize(
-    "changes", [{}, {"memory_spacing": 5, "memory_strength": 2.0, "memory_start": 0.2, "memory_end": 0.6}]
-)
+@pytest.mark.parametrize("changes", [{}, OTHER_MEMORY])
 def test_by_parts_is_the_same_video_bit_for_bit(client, kind, changes):
     graph = Graph(client)
     settings = sampler_defaults(**{**UNI_PC, "steps": 6, "sampler_name": "euler"}, **changes)
