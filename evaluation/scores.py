@@ -76,7 +76,8 @@ def score(film: Film, looks: Looks) -> Tally:
 
     Looks are judged wherever somebody, or a place, appears again: who is not to be seen there, or was not to be
     seen where the looks were to be learned, is wrong in everything. The colour of a pattern counts where one should
-    be. "identity" is the share of right attributes; "identity N" that of shot N alone.
+    be. "identity" is the share of right attributes; "identity N" that of shot N alone; "steady" the share of attributes
+    that both halves of a shot show alike.
     """
     cases: list[tuple[str, float, float]] = []
     known: set[Character | Place] = {*film.tale.shots[0].characters, film.tale.shots[0].place}
@@ -95,6 +96,7 @@ def score(film: Film, looks: Looks) -> Tally:
         actor = seen[shot.characters[0]]
         cases.append(("action", actor is not None and actor.action == shot.action, 1))
         cases.append(("quality", well_formed(film.shots[number - 1]), 1))
+        cases += [("steady", right, 1) for right in steadiness(shot, film.shots[number - 1])]
         if not shot.cut:
             join = join_of(film.shots[number - 2], film.shots[number - 1])
             cases += [("join", join.jump, join.ordinary), ("flow", join.flow, join.ordinary_flow)]
@@ -103,6 +105,18 @@ def score(film: Film, looks: Looks) -> Tally:
         sums = tally.get(name, (0.0, 0.0))
         tally[name] = (sums[0] + top, sums[1] + bottom)
     return tally
+
+
+def steadiness(shot: Shot, frames: np.ndarray) -> list[bool]:
+    """Whether both halves of a shot show an attribute alike, for every character and attribute.
+
+    Memory cannot carry looks from shot to shot better than the model keeps them within one.
+    """
+    middle = len(frames) // 2
+    first, second = who_is_who(shot, frames[: middle + 1]), who_is_who(shot, frames[middle:])
+    return [
+        right for who in shot.characters for right in compare(first[who] and first[who].looks, second[who]).values()
+    ]
 
 
 def compare(expected: Character | None, seen: Seen | None) -> dict[str, bool]:

@@ -97,7 +97,7 @@ def score_method(
     if method.memory is references:
         return {method.name: score(film, true_looks(tale, tale))}
     if method.memory is wrong_story:
-        own = measure_film(studio, tale, replace(method, name=M2V.name, memory=M2V.memory)).first_looks()
+        own = measure_film(studio, tale, replace(method, memory=M2V.memory)).first_looks()
         wrong = true_looks(tale, tale.twin())
         return {method.name: score(film, own), JUDGED_BY_WRONG: score(film, wrong)}
     return {method.name: score(film, film.first_looks())}

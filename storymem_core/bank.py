@@ -76,7 +76,7 @@ def sliding_window(keyframes: Sequence[Keyframe], labels: frozenset[str]) -> Seq
 
 
 def same_labels(keyframes: Sequence[Keyframe], labels: frozenset[str]) -> Sequence[Keyframe]:
-    """For each label of the shot, the keyframes that show it best; and pinned ones, unless their labels are others.
+    """For each label of the shot, the keyframes that show it best; and pinned ones, unless they show others too.
 
     Best are those with the labels most like the shot's (Jaccard index). All keyframes, where none has any of the
     labels.
@@ -92,7 +92,7 @@ def same_labels(keyframes: Sequence[Keyframe], labels: frozenset[str]) -> Sequen
         best.update(keyframe for keyframe in showing if alike(keyframe) == most)
     if not best:
         return keyframes
-    best.update(k for k in keyframes if k.pinned and (not k.labels or k.labels & labels))
+    best.update(k for k in keyframes if k.pinned and k.labels <= labels)
     return [keyframe for keyframe in keyframes if keyframe in best]
 
 

@@ -19,7 +19,7 @@ from evaluation.joins import join_of
 from evaluation.methods import METHODS, WRONG, keyframes, shuffled, uniform, wrong_story
 from evaluation.quality import PALETTE, well_formed
 from evaluation.report import contact_sheet, report
-from evaluation.scores import Film, compare, score, true_looks
+from evaluation.scores import Film, compare, score, steadiness, true_looks
 from evaluation.statistics import estimate
 from evaluation.tale import Tale
 from evaluation.world import true_shots
@@ -31,6 +31,7 @@ from storymem_core.keyframes import select_keyframes
 from storymem_core.script import parse_story
 from storymem_core.shot_files import save_shot
 from tools.small_world.render import render
+from tools.small_world.world import BODY_COLOURS, Shot
 
 SMALL = "ViT-S-32-alt"
 
@@ -236,7 +237,7 @@ def share(tally: dict, name: str) -> float:
 
 def test_the_truth_is_right(tale, truth):
     tally = score(truth, truth.first_looks())
-    for name in ("identity", "place", "kind", "action"):
+    for name in ("identity", "place", "kind", "action", "steady"):
         assert share(tally, name) > 0.97, name
     assert share(tally, "join") < 2
     assert share(tally, "quality") > 0.9
@@ -266,6 +267,19 @@ def test_one_character_of_other_looks_costs_exactly_its_attributes(tale, truth):
     assert right["body"][0] - tally["body"][0] == again
     assert right["identity"][0] - tally["identity"][0] == again
     assert tally["accessory"] == right["accessory"]
+
+
+def test_steadiness_counts_what_changes_within_a_shot(tale):
+    """Halfway, somebody of another body's colour and accessory takes over."""
+    who = tale.cast[0]
+    body = next(name for name in BODY_COLOURS if name not in (who.body, who.pattern_colour))
+    other = replace(who, body=body, accessory="hat" if who.accessory != "hat" else "balloon")
+    shot = Shot((who,), tale.places[0], "wave", "static", (48.0,), (1,))
+    frames = render(shot).frames
+    changed = np.concatenate([frames[:8], render(replace(shot, characters=(other,))).frames[8:]])
+    assert all(steadiness(shot, frames))
+    kept = [True] if who.pattern == "plain" else [True, True]
+    assert sorted(steadiness(shot, changed)) == [False, False, *kept]
 
 
 def test_who_is_not_there_is_wrong_in_everything(tale):
@@ -349,6 +363,7 @@ def test_wrong_memory_holds_the_twins_pictures_by_the_same_rules(tale, finished)
     chosen = wrong_story(tale, finished).keyframes
     for keyframe in chosen:
         np.testing.assert_array_equal(keyframe.image, tale.twin().frames(keyframe.shot)[keyframe.frame])
+        assert keyframe.label == tale.shots[keyframe.shot - 1].labels
     first = select_keyframes(ColorLayout()(tale.twin().frames(1))).indices
     assert tuple(keyframe.frame for keyframe in chosen if keyframe.shot == 1) == first
     assert wrong_story(tale, ()).keyframes == ()
