@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 
@@ -77,9 +77,9 @@ def score(film: Film, looks: Looks) -> Tally:
     Looks are judged wherever somebody, or a place, appears again: who is not to be seen there, or was not to be
     seen where the looks were to be learned, is wrong in everything. The colour of a pattern counts where one should
     be. "identity" is the share of right attributes; "identity N" that of shot N alone; "steady" the share of attributes
-    that both halves of a shot show alike.
+    that both halves of a shot show alike; "distinct" the share of attributes in which two characters differ at first.
     """
-    cases: list[tuple[str, float, float]] = []
+    cases: list[tuple[str, float, float]] = [("distinct", differ, 1) for differ in distinctness(film)]
     known: set[Character | Place] = {*film.tale.shots[0].characters, film.tale.shots[0].place}
     for number in range(2, len(film.shots) + 1):
         shot, seen = film.tale.shots[number - 1], film.seen[number - 1]
@@ -117,6 +117,16 @@ def steadiness(shot: Shot, frames: np.ndarray) -> list[bool]:
     return [
         right for who in shot.characters for right in compare(first[who] and first[who].looks, second[who]).values()
     ]
+
+
+def distinctness(film: Film) -> list[bool]:
+    """Whether two characters of the film look different at first, for every pair and attribute but a pattern's colour.
+
+    Who takes the looks of whoever is in memory is alike from shot to shot, too.
+    """
+    looks = [found for found in film.first_looks().cast.values() if found is not None]
+    judged = [name for name in ATTRIBUTES if name != "pattern_colour"]
+    return [getattr(a, name) != getattr(b, name) for a, b in combinations(looks, 2) for name in judged]
 
 
 def compare(expected: Character | None, seen: Seen | None) -> dict[str, bool]:

@@ -19,6 +19,7 @@ COLUMNS = {
     "place": "place",
     "kind": "kind",
     "action": "action",
+    "distinct": "distinct",
     "quality": "well formed",
     "steady": "steady",
     "join": "join error",
@@ -47,9 +48,11 @@ def report(scores: Scores) -> str:
         "",
         "Unseen stories of six shots, the same seeds for every method; mean over stories (95 % bootstrap interval), "
         "shots 2 to 6. Shares are in per cent. Identity: attributes of a character that are as they were at the first "
-        "appearance, or in the reference. Join error: change over a continuation by the change of an ordinary step; "
-        "flow break: the same for the change of optical flow. Well formed: pixels with a colour of the world. "
-        "Steady: attributes that both halves of a shot show alike, the most that identity can be expected to reach.",
+        "appearance, or in the reference. Distinct: attributes in which two characters differ at first; where there "
+        "are fewer than without memory, one takes after the other. Well formed: pixels with a colour of the world. "
+        "Steady: attributes that both halves of a shot show alike, the most that identity can be expected to reach. "
+        "Join error: change over a continuation by the change of an ordinary step; flow break: the same for the "
+        "change of optical flow.",
         "",
         f"| | stories | {' | '.join(COLUMNS.values())} |",
         f"| --- | --: | {' | '.join('--:' for _ in COLUMNS)} |",

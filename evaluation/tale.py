@@ -46,7 +46,7 @@ class Tale:
         """What shot `number` (from 1) truly looks like, uint8 [17, 64, 96, 3]."""
         return render(self.shots[number - 1]).frames
 
-    def portraits(self) -> tuple[np.ndarray, list[str]]:
-        """Reference pictures, uint8 [N, 64, 96, 3], and their labels: everybody alone, in every place."""
+    def portraits(self) -> np.ndarray:
+        """Reference pictures, uint8 [N, 64, 96, 3]: everybody alone, in every place."""
         shots = [Shot((who,), place, "wave", "static", (48.0,), (1,)) for who in self.cast for place in self.places]
-        return np.stack([render(shot).frames[0] for shot in shots]), [shot.labels for shot in shots]
+        return np.stack([render(shot).frames[0] for shot in shots])

@@ -127,4 +127,4 @@ def test_every_method_has_its_own_memory_and_model(studio):
     rows = [name for method in (T2V, MR2V, WRONG) for name in score_method(studio, tale, method)]
     assert rows == [T2V.name, MR2V.name, WRONG.name, JUDGED_BY_WRONG]
     portraits = [keyframe for keyframe in films[MR2V.name][1].bank().keyframes if keyframe.pinned]
-    np.testing.assert_array_equal([keyframe.image for keyframe in portraits], tale.portraits()[0])
+    np.testing.assert_array_equal([keyframe.image for keyframe in portraits], tale.portraits())

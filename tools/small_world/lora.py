@@ -45,7 +45,7 @@ class Run:
     stories: int = 100
     scenes: int = 100
     samples: int = 4000
-    steps: int = 3400
+    steps: int = 10200
     batch: int = 8
     part: int = 850  # steps of one prompt; each begins with a new optimizer
     rank: int = 16
