@@ -32,7 +32,7 @@ def over_shots(axes, scores: Scores) -> None:
             [100 * (value.mean - value.low) for _, value in values],
             [100 * (value.high - value.mean) for _, value in values],
         ]
-        colour, line = "0.6" if name == TRUTH else plt.get_cmap("Paired")(index), "--" if ", " in name else "-"
+        colour, line = "0.6" if name == TRUTH else plt.get_cmap("Paired")(index - 1), "--" if ", " in name else "-"
         axes.errorbar(at, means, errors, label=name, capsize=2, marker="o", markersize=4, color=colour, linestyle=line)
     axes.set(xlabel="shot", ylabel="right attributes of characters, %", ylim=(0, 104), xticks=range(2, SHOTS + 1))
     axes.set_title("Identity over the story", fontsize=11)
