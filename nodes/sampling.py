@@ -170,8 +170,8 @@ def guidance_input() -> io.Float.Input:
         min=0.0,
         max=100.0,
         step=0.1,
-        tooltip="How far to follow what memory changes: 1 = as the model predicts, 2 = twice as far, for looks that "
-        "stay closer to memory and motion that varies less. Other values than 1 take a second pass, without memory.",
+        tooltip="How far to follow what memory changes: 1 = as the model predicts, 2 = twice as far, for looks "
+        "closer to memory. Other values than 1 take a second pass, without memory.",
         advanced=True,
     )
 
