@@ -423,7 +423,7 @@ def test_the_film_follows_the_storyboard(front_end: FrontEnd):
     assert lengths_of(film.front_end.run()) == [5, 9, 13]
     film.wait_for(3, "done")
     seen = film.seen()
-    assert ["waiting"] * 3 in seen and film.states() == ["done"] * 3
+    assert ["waiting"] * 2 in [states[1:] for states in seen] and film.states() == ["done"] * 3
     for number in range(3):
         percents = [int(found[1]) for states in seen if (found := re.match(r"sampling (\d+) %", states[number]))]
         assert percents == sorted(percents) and len(set(percents)) > 1, "it counts up"
