@@ -115,7 +115,7 @@ class StoryMemMemoryBank(io.ComfyNode):
         shown = strip(edited, edited.keyframes)
         for keyframe, place in zip(shown["storymem_keyframes"], by_hand.places(bank.keyframes), strict=True):
             keyframe["unedited"] = {"place": place, **flags(bank.keyframes[place])}
-        return io.NodeOutput(edited, to_images(edited.recall()), ui={**shown, "storymem_edits": [edits]})
+        return io.NodeOutput(edited, to_images(edited.preview()), ui={**shown, "storymem_edits": [edits]})
 
 
 class StoryMemSaveBank(io.ComfyNode):
@@ -191,4 +191,4 @@ class StoryMemLoadBank(io.ComfyNode):
     @classmethod
     def execute(cls, bank_file) -> io.NodeOutput:
         bank = load_bank(resolve_inside(Path(folder_paths.get_output_directory()), bank_file))
-        return io.NodeOutput(bank, to_images(bank.recall()), ui=strip(bank, bank.keyframes))
+        return io.NodeOutput(bank, to_images(bank.preview()), ui=strip(bank, bank.keyframes))

@@ -59,7 +59,7 @@ def flags(keyframe: Keyframe) -> dict:
 
 def strip(bank: MemoryBank, keyframes: Sequence[Keyframe]) -> dict:
     """`ui` output that shows `keyframes` of the bank: what each is, whether the next shot recalls it, a thumbnail."""
-    recalled, sink = set(bank.recall()), set(bank.sink_keyframes)
+    recalled, sink = set(bank.preview()), set(bank.sink_keyframes)
     shown = [
         {**describe(keyframe), "recalled": keyframe in recalled, "sink": keyframe in sink, "image": thumbnail(keyframe)}
         for keyframe in keyframes

@@ -192,6 +192,15 @@ class MemoryBank:
             )
         return window(candidates, capacity, sink)
 
+    def preview(self) -> tuple[Keyframe, ...]:
+        """What a shot without labels would recall; under `same_labels`, of which a shot with labels recalls a part,
+        there is room for every pinned keyframe. Raises InputError as `recall` does.
+        """
+        if self.policy == "sliding_window":
+            return self.recall()
+        pinned = sum(keyframe.pinned for keyframe in self.recallable)
+        return self.recall(capacity=max(self.capacity, pinned))
+
     def with_settings(self, capacity: int, sink: int, policy: str) -> "MemoryBank":
         """The same keyframes under other recall settings."""
         return replace(self, capacity=capacity, sink=sink, policy=policy)

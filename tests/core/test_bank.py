@@ -185,6 +185,10 @@ def test_references_of_others_need_no_capacity():
     assert numbers(bank.recall(capacity=4, labels=read_labels("Ada, Mara"))) == [0, 2, 3, 4]
     with pytest.raises(InputError, match="5 keyframes are pinned"):
         bank.recall()
+    assert numbers(bank.preview()) == [0, 1, 2, 3, 4], "all may be needed"
+    assert numbers(bank.with_settings(6, 0, "same_labels").preview()) == [0, 1, 2, 3, 4, 11]
+    with pytest.raises(InputError, match="5 keyframes are pinned"):
+        bank.with_settings(3, 0, "sliding_window").preview()
 
 
 def test_references_are_recalled_before_the_sink():

@@ -39,6 +39,23 @@ def test_a_sampler_recalls_the_keyframes_of_its_labels(client):
     assert {keyframe["shot"] for keyframe in outputs[samplers["Jon, the pier"][0]]["storymem_recalled"]} == {2}
 
 
+def test_a_bank_holds_more_references_than_a_shot_recalls(client):
+    graph = Graph(client)
+    names = ("Ada", "Bo", "Cy")
+    memory = {"capacity": 2, "sink": 1, "policy": "same_labels"}
+    pictures = graph.images(MARA, len(names))
+    bank = graph.node("StoryMemMemoryBank", **memory, reference_images=pictures, reference_labels="\n".join(names))
+    sampler = graph.node(
+        "StoryMemSampler",
+        **{"model": graph.model(), "vae": graph.vae(), **graph.prompts(), "bank": bank},
+        **{**sampler_defaults(), "labels": "Bo"},
+    )
+    graph.write(sampler)
+    outputs = graph.run()["outputs"]
+    assert [keyframe["recalled"] for keyframe in outputs[bank[0]]["storymem_keyframes"]] == [True] * 3
+    assert [keyframe["label"] for keyframe in outputs[sampler[0]]["storymem_recalled"]] == ["Bo"]
+
+
 def test_story_shot_names_who_it_shows(client):
     graph = Graph(client)
     scene = {"scene_num": 1, "video_prompts": ["a fox"], "cut": [True], "characters": [["fox", "the snow"]]}
