@@ -140,7 +140,7 @@ class StoryMemTrainingSet(io.ComfyNode):
             display_name="Training Set",
             category="StoryMem/training",
             description="Makes training samples of a folder of short captioned clips, each with a memory drawn from "
-            "similar clips, for ComfyUI's own Train LoRA node. Connect all three outputs to it, with batch_size 1.",
+            "similar clips, for ComfyUI's own Train LoRA node. Connect all three outputs to it.",
             search_aliases=["storymem", "lora", "train", "dataset", "memory"],
             inputs=[
                 io.Model.Input("model", tooltip="Wan 2.2 I2V, the expert to train, with its ModelSamplingSD3 shift."),

@@ -6,11 +6,12 @@ What the trainer does: it takes one latent per sample, adds noise at a noise lev
 What is done here: the trainer gets the latents of the *video* alone. Memory frames join them just before the model
 runs, with the sample's noise level and noise of their own, and are dropped from its output. So the loss is the mean
 over the video's frames: what the model makes of memory frames has no target and no gradient.
-  APPLY_MODEL wrapper   memory frames, from the sample's own conditioning, around the video; varies by sample
-  rope_encode patch     memory frames get negative time positions, as in sampling
-  concat_cond patch     conditioning of all samples stays in main memory
-  model_sampling patch  noise levels of one expert only
-  OUTER_SAMPLE wrapper  trains only the layers that StoryMem's LoRAs have; refuses what would train something else
+  CALC_COND_BATCH wrapper  each sample of a batch gets its own conditioning; equally long memories run at once
+  APPLY_MODEL wrapper      memory frames, from the sample's own conditioning, around the video; varies by sample
+  rope_encode patch        memory frames get negative time positions, as in sampling
+  concat_cond patch        conditioning of all samples stays in main memory
+  model_sampling patch     noise levels of one expert only
+  OUTER_SAMPLE wrapper     trains only the layers that StoryMem's LoRAs have; refuses what would train something else
 
 Not changed: the trainer compares denoised latents, x - sigma * v, not velocities v. Its loss is the flow-matching
 loss weighted by sigma squared, so low noise levels count less.
@@ -25,6 +26,7 @@ import torch
 from comfy.latent_formats import Wan21
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from comfy.samplers import cond_equal_size
 from comfy.sd import VAE
 
 from ...storymem_core.errors import InputError
@@ -49,6 +51,7 @@ def training_model(model: ModelPatcher, noise_levels: str, boundary: float) -> M
     if model.get_wrappers(WrappersMP.APPLY_MODEL, KEY):
         raise InputError("model", "a model with memory", "has memory applied already", "Connect the model itself")
     patched = model.clone()
+    patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _to_each_its_own)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _remember)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _train)
     for name, patch in (("diffusion_model.rope_encode", memory_positions), ("concat_cond", _in_main_memory)):
@@ -58,6 +61,33 @@ def training_model(model: ModelPatcher, noise_levels: str, boundary: float) -> M
         _limit_noise_levels(sampling, noise_levels, boundary)
         patched.add_object_patch("model_sampling", sampling)
     return patched
+
+
+def _to_each_its_own(executor, model, conds, x, timestep, model_options):
+    """CALC_COND_BATCH wrapper: sample i of a batch gets conditioning i; those of equal shapes run at once.
+
+    The host would denoise every sample with every conditioning, and take the mean.
+    """
+    if len(x) == 1:
+        return executor(model, conds, x, timestep, model_options)
+    positive, *others = conds  # others: that there is no negative
+    groups = []
+    for i, cond in enumerate(positive):
+        for group in groups:
+            if cond_equal_size(positive[group[0]]["model_conds"], cond["model_conds"]):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    results = []
+    for group in groups:
+        first, *rest = (positive[i]["model_conds"] for i in group)
+        merged = {name: cond._copy_with(cond.concat([each[name] for each in rest])) for name, cond in first.items()}
+        own = [{**positive[group[0]], "model_conds": merged}]
+        results.append(executor(model, [own, *others], x[group], timestep[group], model_options))
+    order = [i for group in groups for i in group]
+    places = [order.index(i) for i in range(len(x))]
+    return [torch.cat(parts)[places] for parts in zip(*results, strict=True)]
 
 
 def _remember(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
@@ -76,15 +106,12 @@ def _remember(executor, x, t, c_concat=None, c_crossattn=None, control=None, tra
 
 
 def _train(executor, noise, latent, sampler, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: only the host's trainer, one sample at a time, and only the layers in TRAINED.
+    """OUTER_SAMPLE wrapper: only the host's trainer, and only the layers in TRAINED.
 
     Other layers stay in the LoRA file, as zeros.
     """
     if not hasattr(sampler, "loss_fn"):  # its class is loaded from a file and has no name to import it by
         raise InputError("model", "the model of a training set", "is for training", "Sample with the model itself")
-    if sampler.batch_size != 1:
-        remedy = "Set it to 1, and grad_accumulation_steps to the batch you want"
-        raise InputError("batch_size", sampler.batch_size, "the trainer would mix the samples of a batch", remedy)
     if sampler.bucket_latents is not None:
         raise InputError("bucket_mode", True, "its latents are not scaled for Wan", "Switch it off")
     for layer, adapters in executor.class_obj.model_patcher.weight_wrapper_patches.items():

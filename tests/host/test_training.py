@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from example_workflows import TRAINING, read_api
-from host_graph import HEIGHT, HIGH, LENGTH, ONE_STEP, SIZE, T2V, WIDTH, Graph, sampler_defaults
+from host_graph import FRAMES, HEIGHT, HIGH, LENGTH, ONE_STEP, SIZE, T2V, WIDTH, Graph, sampler_defaults
 from storymem_core.clips import list_clips, read_frames
 from storymem_core.embedders import ColorLayout
 from storymem_core.film import write_video
@@ -28,6 +29,10 @@ KINDS = ("m2v", "mi2v", "mm2v", "no_memory")
 TRANSITION = {"m2v": "cut", "mi2v": "first_frame", "mm2v": "motion_frames", "no_memory": "cut"}
 SET = {**SIZE, "samples": 4, "seed": 1, "max_memory": 10, "min_similarity": 0.0, "noise_levels": "all"}
 SET |= {"boundary": 0.9}
+LATENT = (16, FRAMES, HEIGHT // 8, WIDTH // 8)
+LAYERS = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "ffn.0", "ffn.2"]
+LAYERS += [layer.replace("self", "cross") for layer in LAYERS[:4]]
+TRAINED = [f"blocks.{block}.{layer}.weight" for block in range(2) for layer in LAYERS]
 TRAINER = {
     "batch_size": 1,
     "grad_accumulation_steps": 1,
@@ -203,29 +208,47 @@ def test_an_export_overwrites_nothing(client, server, folder):
     fails(graph, "folder='storymem': is there already")
 
 
-def expected_loss(reference, sample, trainer_seed, count, index, shift, first=0.0, last=1.0):
-    """The trainer's loss of its first step, in float64: mean over the video's frames, and over all frames.
+def first_batch(count, size=1):
+    """The samples of the trainer's first step."""
+    torch.manual_seed(TRAINER["seed"])
+    torch.randn(count, *LATENT)
+    return torch.randperm(count)[:size].tolist()
 
-    Noise and noise level as the host's trainer draws them; the memory frames' noise comes last.
+
+def sample_of(tensors, index):
+    return {key.split(".")[1]: tensor for key, tensor in tensors.items() if key.startswith(f"{index}.")}
+
+
+def drawn_in_first_step(samples, shift, first=0.0, last=1.0):
+    """(noise of the memory frames, of the video, noise level) of each sample, as the host's trainer draws them.
+
+    The memory frames' noise comes last: that of the samples with as many of them together.
     """
-    latent = normalised(sample["latent"])
-    torch.manual_seed(trainer_seed)
-    torch.randn(count, *latent.shape[1:])
-    assert torch.randperm(count)[0] == index
-    torch.manual_seed(trainer_seed)
-    noise = torch.randn(latent.shape).double()
-    percent = first + (last - first) * torch.rand(1).item()
-    sigma = shift * (1 - percent) / (1 + (shift - 1) * (1 - percent))
-    known = 1 - sample["concat_mask"].double().expand(-1, 4, -1, -1, -1)
-    y = torch.cat([known, normalised(sample["concat_latent_image"])], dim=1)
-    memory = y.shape[2] - latent.shape[2]
-    clean = torch.cat([y[:, 4:, :memory], latent], dim=2)
-    noise = torch.cat([torch.randn(y[:, 4:, :memory].shape).double(), noise], dim=2)
-    noised = (1 - sigma) * clean + sigma * noise
-    times = frame_positions(memory, latent.shape[2])
-    velocity = reference(noised, y, 1000 * sigma, sample["cross_attn"], times, memory)
-    error = (noised - sigma * velocity - clean).square()
-    return error[:, :, memory:].mean().item(), error.mean().item()
+    torch.manual_seed(TRAINER["seed"])
+    noise = torch.randn(len(samples), *LATENT)
+    percents = [first + (last - first) * torch.rand(1).item() for _ in samples]
+    frames = [sample["concat_latent_image"].shape[2] - FRAMES for sample in samples]
+    past = {}
+    for number in dict.fromkeys(frames):  # in the order in which they appear
+        alike = [i for i, other in enumerate(frames) if other == number]
+        past |= dict(zip(alike, torch.randn(len(alike), 16, number, *LATENT[2:]), strict=True))
+    sigmas = [shift * (1 - percent) / (1 + (shift - 1) * (1 - percent)) for percent in percents]
+    return [(past[i][None].double(), noise[i][None].double(), sigma) for i, sigma in enumerate(sigmas)]
+
+
+def denoise(reference, latent, conditioning, past, noise, sigma):
+    """(clean, denoised) latents, memory first, in float64: the latent of one sample, the conditioning of any."""
+    memory = past.shape[2]
+    known = 1 - conditioning["concat_mask"].double().expand(-1, 4, -1, -1, -1)
+    y = torch.cat([known, normalised(conditioning["concat_latent_image"])], dim=1)
+    clean = torch.cat([y[:, 4:, :memory], normalised(latent["latent"])], dim=2)
+    noised = (1 - sigma) * clean + sigma * torch.cat([past, noise], dim=2)
+    times = frame_positions(memory, FRAMES)
+    return clean, noised - sigma * reference(noised, y, 1000 * sigma, conditioning["cross_attn"], times, memory)
+
+
+def video_error(clean, denoised):
+    return (denoised - clean)[:, :, -FRAMES:].square().mean()
 
 
 @pytest.fixture(scope="module")
@@ -255,14 +278,60 @@ def test_the_loss_is_of_the_video_alone(client, folder, reference, kind, shift, 
     samples, losses = write_samples(graph, made), write_losses(graph, train(graph, made))
     graph.run()
     tensors, (loss,) = graph.read_all(samples), graph.read_json(losses)
-    torch.manual_seed(TRAINER["seed"])
-    torch.randn(3, 16, 3, HEIGHT // 8, WIDTH // 8)
-    index = int(torch.randperm(3)[0])
-    sample = {key.split(".")[1]: tensor for key, tensor in tensors.items() if key.startswith(f"{index}.")}
-    video, everything = expected_loss(reference, sample, TRAINER["seed"], 3, index, shift, *span)
+    sample = sample_of(tensors, *first_batch(3))
+    (drawn,) = drawn_in_first_step([sample], shift, *span)
+    clean, denoised = denoise(reference, sample, sample, *drawn)
+    video, everything = video_error(clean, denoised).item(), (denoised - clean).square().mean().item()
     assert loss == pytest.approx(video, rel=1e-4)
     if kind != "no_memory":
         assert abs(everything / video - 1) > 1e-2  # the two can be told apart
+
+
+def test_a_batch_trains_each_sample_with_its_own_conditioning(client, server, folder, reference):
+    """Loss and gradients of a batch with memories of several lengths, against one sample after the other in float64.
+
+    A LoRA begins with down = 0, which SGD at learning rate 1 moves by minus its gradient alone: minus alpha / rank
+    times up^T times the gradient of the layer's weight.
+    """
+    count, size, shift = 7, 5, 4.0
+    graph, calls, prefix = Graph(client), f"{uuid.uuid4().hex}.json", f"loras/{uuid.uuid4().hex}"
+    model = graph.node("ModelSamplingSD3", model=graph.model(), shift=shift)
+    model = graph.node("ProbeModelCalls", model=model, name=calls, scale=1.0)
+    made = training_set(graph, model=model, of={"m2v": 1, "mi2v": 1, "no_memory": 1}, samples=count, max_memory=2)
+    lora = train(graph, made, batch_size=size, optimizer="SGD", learning_rate=1.0)
+    graph.node("SaveLoRA", lora=lora, prefix=prefix, steps=[lora[0], 2])
+    samples, losses = write_samples(graph, made), write_losses(graph, lora)
+    graph.run()
+    tensors, (loss,) = graph.read_all(samples), graph.read_json(losses)
+    batch = [sample_of(tensors, index) for index in first_batch(count, size)]
+
+    frames = [sample["concat_latent_image"].shape[2] for sample in batch]
+    alike = Counter(frames)
+    assert frames != sorted(frames, key=list(alike).index) and 1 in alike.values()  # apart, and one by itself
+    assert [(call[0], call[2]) for call in graph.read_json(calls)] == [(alike[number], number) for number in alike]
+
+    drawn = drawn_in_first_step(batch, shift)
+    weights = [reference.w[name].requires_grad_() for name in TRAINED]
+    errors = [video_error(*denoise(reference, one, one, *noise)) for one, noise in zip(batch, drawn, strict=True)]
+    own = sum(errors) / size
+    gradients = torch.autograd.grad(own, weights)
+    for weight in weights:
+        weight.requires_grad_(False)
+    assert loss == pytest.approx(own.item(), rel=1e-4)
+    mixed = 0  # what the trainer does without help: the mean over everybody's conditioning
+    for one, (_, noise, sigma) in zip(batch, drawn, strict=True):
+        by_all = [denoise(reference, one, by, past, noise, sigma) for by, (past, *_) in zip(batch, drawn, strict=True)]
+        mean = sum(denoised[:, :, -FRAMES:] for _, denoised in by_all) / size
+        mixed += (mean - normalised(one["latent"])).square().mean() / size
+    assert abs(mixed / own - 1) > 1e-2  # the two can be told apart
+
+    (path,) = (server.base / "output" / "loras").glob(f"{prefix.split('/')[1]}*")
+    trained = load_file(path)
+    for name, gradient in zip(TRAINED, gradients, strict=True):
+        layer = f"diffusion_model.{name.removesuffix('.weight')}"
+        up, down = (trained[f"{layer}.lora_{part}.weight"].double() for part in ("up", "down"))
+        expected = -up.T @ gradient / TRAINER["rank"]
+        assert (down - expected).abs().max() < 1e-3 * expected.abs().max() and expected.any(), name
 
 
 def test_training_lowers_the_loss_and_the_file_loads_everywhere(client, server, folder):
@@ -299,18 +368,16 @@ def test_training_lowers_the_loss_and_the_file_loads_everywhere(client, server, 
         if not torch.equal(ours[key], base[key]):
             changed.add(key)
     assert all(trained[key] == 1 for key in trained if key.endswith(".alpha"))
-    layers = ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "ffn.0", "ffn.2"]
-    layers += [layer.replace("self", "cross") for layer in layers[:4]]
-    assert changed == {f"blocks.{block}.{layer}.weight" for block in range(2) for layer in layers}
+    assert changed == set(TRAINED)
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_the_trainers_own_defaults(client, folder, depth):
+@pytest.mark.parametrize("depth, batch_size", [(1, 1), (2, 3)])
+def test_the_trainers_own_defaults(client, folder, depth, batch_size):
     """bfloat16 with gradient checkpointing and accumulation, on samples with and without memory."""
     graph = Graph(client)
     made = training_set(graph, of=dict.fromkeys(KINDS, 1))
     settings = {"training_dtype": "bf16", "lora_dtype": "bf16", "gradient_checkpointing": True}
-    settings["checkpoint_depth"] = depth
+    settings |= {"checkpoint_depth": depth, "batch_size": batch_size}
     losses = write_losses(graph, train(graph, made, steps=4, grad_accumulation_steps=2, **settings))
     graph.run()
     losses = graph.read_json(losses)
@@ -466,17 +533,11 @@ def test_wrong_inputs(client, folder, settings, message):
     fails(graph, message)
 
 
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"batch_size": 2}, "batch_size=2: the trainer would mix the samples of a batch. Set it to 1"),
-        ({"bucket_mode": True}, "bucket_mode=True: its latents are not scaled for Wan. Switch it off"),
-    ],
-)
-def test_settings_of_the_trainer_that_train_something_else(client, folder, settings, message):
+def test_buckets_are_refused(client, folder):
+    """The trainer would not scale their latents for Wan."""
     graph = Graph(client)
-    write_losses(graph, train(graph, training_set(graph), **settings))
-    fails(graph, message)
+    write_losses(graph, train(graph, training_set(graph), bucket_mode=True))
+    fails(graph, "bucket_mode=True: its latents are not scaled for Wan. Switch it off")
 
 
 def test_the_model_is_for_training_alone(client, folder):
