@@ -129,6 +129,7 @@ ABLATIONS = (
     *(replace(M2V, name=f"capacity {size}", capacity=size, sink=min(3, size)) for size in (1, 3, 6)),
     replace(M2V, name="sink 0", sink=0),
     replace(M2V, name="same labels", policy="same_labels"),
+    replace(GUIDED, name="guidance 2, same labels", policy="same_labels"),
     *(replace(M2V, name=f"guidance {guidance:g}", guidance=guidance) for guidance in (1.5, 2.0, 3.0)),
     replace(M2V, name="shuffled memory", memory=shuffled),
     replace(M2V, name="uniform frames", memory=uniform),

@@ -1,5 +1,6 @@
 """The small world: its clips are reproducible, its captions hide looks, and what is measured is what was drawn."""
 
+import math
 from dataclasses import fields, replace
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ import pytest
 from tools import demo_models
 from tools.small_world.measure import measure_characters, measure_place
 from tools.small_world.render import cells_of_characters, render
+from tools.small_world.run import ahead
 from tools.small_world.world import (
     ACCESSORIES,
     ACTIONS,
@@ -17,6 +19,7 @@ from tools.small_world.world import (
     CAMERAS,
     FRAMES,
     GROUND_COLOURS,
+    HEAD_COLOURS,
     HEIGHT,
     LANDMARK_COLOURS,
     PATTERNS,
@@ -68,6 +71,30 @@ def test_captions_do_not_change_with_the_looks():
         disguised = tuple(replace(who, body="red", pattern="belt", pattern_colour="blue") for who in shot.characters)
         assert replace(shot, characters=disguised).caption == shot.caption
         assert not names & set(shot.caption.lower().replace(",", "").replace(".", "").split())
+
+
+def test_a_head_shows_the_kind_whatever_the_looks(clips):
+    for clip in clips:
+        for who, (x, y, width, height) in zip(clip.shot.characters, clip.track[0], strict=True):
+            upper = clip.frames[0, round(y - height / 2) : round(y), round(x - width / 2) : round(x + width / 2)]
+            shown = {
+                kind: (np.abs(upper.astype(int) - colour).max(-1) < 15).mean() for kind, colour in HEAD_COLOURS.items()
+            }
+            assert shown.pop(who.kind) > 0.15 and max(shown.values()) < 0.03, who
+    assert not set(HEAD_COLOURS.values()) & set(BODY_COLOURS.values())
+
+
+def test_clips_of_two_are_as_many_as_asked():
+    for pairs in (0.0, 0.6, 1.0):
+        found = np.mean([len(random_clip(seed, pairs).characters) == 2 for seed in range(400)])
+        assert found == pytest.approx(pairs, abs=0.08)
+
+
+def test_work_done_ahead_comes_in_order():
+    assert list(ahead(math.sqrt, range(40))) == [math.sqrt(i) for i in range(40)]
+    assert list(ahead(math.sqrt, [])) == []
+    with pytest.raises(ValueError, match=r"math domain|nonnegative"):
+        list(ahead(math.sqrt, [4, -1]))
 
 
 def test_looks_are_measured_as_they_were_drawn(clips):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evaluation.produce import SAMPLING, SHIFT, SIZE, Models
 from host_graph import Graph, memory_defaults
@@ -11,7 +12,7 @@ from storymem_core.script import parse_story
 from storymem_core.storage import save_bank
 from tools.demo import STORY, WORKFLOW, count_frames
 from tools.demo_models import WEIGHTS, WORLD_MODELS
-from tools.small_world.measure import measure_place
+from tools.small_world.measure import measure_characters, measure_place
 from tools.small_world.render import render
 from tools.small_world.world import FRAMES, GROUND_COLOURS, SKY_COLOURS, Character, Place, Shot, random_clip
 from tools.story import StoryClient, make_job, read_workflow, run_story
@@ -66,6 +67,42 @@ def sample(server, lora: str, bank_file: str, strength: float) -> np.ndarray:
     file = graph.write(graph.node("VAEDecode", samples=latent, vae=vae))
     graph.run()
     return (graph.read(file).clamp(0, 1) * 255).round().byte().numpy()
+
+
+@pytest.mark.parametrize("left, right", [("robot", "ghost"), ("bear", "gnome"), ("ghost", "gnome")])
+def test_the_caption_says_who_acts(server, left, right):
+    """From one picture of two, the image-to-video model moves the one that is named first: it knows kinds by sight."""
+    looks = {"pattern": "plain", "pattern_colour": "yellow", "accessory": "none"}
+    cast = (Character(left, "red", **looks), Character(right, "green", **looks))
+    shot = Shot(cast, PLACES[0], "wave", "static", (24.0, 72.0), (1, -1))
+    picture = f"{left}-{right}.png"
+    Image.fromarray(render(shot).frames[0]).save(server.base / "input" / picture)
+    for actor, other in ((0, 1), (1, 0)):
+        shot = Shot((cast[actor], cast[other]), PLACES[0], "jump", "static", (24.0, 72.0), (1, -1))
+        graph = Graph(server.client)
+        clip, vae = (
+            graph.node("StoryMemDemoCLIPLoader", clip_name=MODELS.text),
+            graph.node("VAELoader", vae_name=MODELS.vae),
+        )
+        words = [graph.node("CLIPTextEncode", clip=clip, text=text) for text in (shot.caption, "")]
+        start = graph.node("LoadImage", image=picture)
+        known = {"positive": words[0], "negative": words[1], "vae": vae, "start_image": start, "length": FRAMES}
+        known = graph.node("WanImageToVideo", batch_size=1, **known, **SIZE)
+        latent = graph.node(
+            "KSampler",
+            model=graph.node("ModelSamplingSD3", model=graph.model(MODELS.i2v), shift=SHIFT),
+            positive=known,
+            negative=[known[0], 1],
+            latent_image=[known[0], 2],
+            seed=1,
+            denoise=1.0,
+            **SAMPLING,
+        )
+        file = graph.write(graph.node("VAEDecode", samples=latent, vae=vae))
+        graph.run()
+        seen = measure_characters((graph.read(file).clamp(0, 1) * 255).round().byte().numpy(), 2)
+        assert [who.looks.kind for who in seen] == [left, right]
+        assert [who.action for who in seen] == (["jump", "stand"] if actor == 0 else ["stand", "jump"])
 
 
 @pytest.mark.parametrize("lora", [MODELS.first_frame, MODELS.motion_frames])

@@ -5,6 +5,7 @@ before the first temporal stride (encoder) and after the last one (decoder) see 
 past taps stay zero and the host's own one-frame path computes them.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,9 @@ from safetensors.torch import load_file
 from torch.nn.functional import max_pool3d
 
 from .host import DEVICE, Resample, RMS_norm, Wan21, WanVAE
-from .render import draw
-from .run import Schedule, load_finished, save_finished, train
-from .world import FRAMES, HEIGHT, motion, random_clip
-from .world import WIDTH as WIDTH_PIXELS
+from .render import random_frames
+from .run import Schedule, ahead, load_finished, save_finished, train
+from .world import FRAMES
 
 WIDTH = 12
 LATENT_CHANNELS = 16
@@ -24,7 +24,8 @@ LATENT_NOISE = 0.05  # against unit variance: the decoder forgives what a diffus
 CHARACTERS = 3.0  # extra weight of the characters in the loss
 LATENT_PENALTY = 2e-4  # keeps the latents from growing out of that noise
 
-SCHEDULE = Schedule(steps=4000, learning_rate=1e-3)
+BATCH = 16
+SCHEDULE = Schedule(steps=2500, learning_rate=1e-3, warm_up=50, average=0.99)
 
 
 def new_autoencoder() -> WanVAE:
@@ -50,9 +51,9 @@ def new_autoencoder() -> WanVAE:
                 elif name.endswith(("residual.6", "proj")):
                     present *= 0.3
             # The layout that is fastest on a CPU.
-            if isinstance(module, torch.nn.Conv3d):
+            if isinstance(module, torch.nn.Conv3d) and DEVICE.type == "cpu":
                 module.weight.data = module.weight.contiguous(memory_format=torch.channels_last_3d)
-            elif isinstance(module, torch.nn.Conv2d):
+            elif isinstance(module, torch.nn.Conv2d) and DEVICE.type == "cpu":
                 module.weight.data = module.weight.contiguous(memory_format=torch.channels_last)
             elif isinstance(module, RMS_norm):
                 module.forward = lambda x, norm=module: _Normalised.apply(x, norm.gamma)
@@ -90,7 +91,8 @@ def _unfold(x: torch.Tensor, batch: int) -> torch.Tensor:
 def frame_features(vae: WanVAE, video: torch.Tensor) -> torch.Tensor:
     """The part of the encoder that sees each frame alone: [B, 3, T, H, W] -> [B, 2 * WIDTH, T, H / 4, W / 4]."""
     encoder = vae.encoder
-    x = encoder.conv1(_fold(video).contiguous(memory_format=torch.channels_last_3d))
+    layout = torch.channels_last_3d if DEVICE.type == "cpu" else torch.contiguous_format
+    x = encoder.conv1(_fold(video).contiguous(memory_format=layout))
     for layer in encoder.downsamples:
         mode = getattr(layer, "mode", None)
         x = layer.resample(x.squeeze(2)).unsqueeze(2) if mode else layer(x)
@@ -157,27 +159,6 @@ def to_video(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames).to(DEVICE).movedim(-1, 1).float() / 127.5 - 1
 
 
-def random_frames(seed: int, clips: int, frames: int, crop: int | None = None) -> torch.Tensor:
-    """Clips [clips, 3, frames, 64, 96] of consecutive frames, each of another shot; or squares of them.
-
-    crop: pixels on a side of a square around the first character.
-    """
-    rng = np.random.default_rng([seed, 2])
-    batch = []
-    for index in range(clips):
-        shot = random_clip(10_000_000 + seed * 64 + index)
-        first = int(rng.integers(0, FRAMES - frames + 1))
-        times = [(first + step) / (FRAMES - 1) for step in range(frames)]
-        video = np.stack([draw(shot, motion(shot, time)) for time in times])
-        if crop is not None:
-            middle = motion(shot, times[len(times) // 2]).x[0]
-            x = int(np.clip(middle + rng.uniform(-16, 16) - crop / 2, 0, WIDTH_PIXELS - crop))
-            y = int(rng.integers(HEIGHT - crop + 1))
-            video = video[:, y : y + crop, x : x + crop]
-        batch.append(video)
-    return to_video(np.stack(batch))
-
-
 def losses(vae: WanVAE, video: torch.Tensor) -> dict[str, torch.Tensor]:
     latents = encode(vae, video)
     picture = decode(vae, latents + LATENT_NOISE * torch.randn_like(latents))
@@ -204,22 +185,30 @@ def train_autoencoder(start: Path | None) -> None:
     torch.manual_seed(0)
     vae = new_autoencoder()
     if start is not None:
-        trained = {key: w.float() for key, w in load_file(start / "storymem_world_vae.safetensors").items()}
+        file = load_file(start / "storymem_world_vae.safetensors", str(DEVICE))
+        trained = {key: weight.float() for key, weight in file.items()}
         wan = Wan21()
         gain, offset = 1 / wan.latents_std.flatten(), -wan.latents_mean.flatten() / wan.latents_std.flatten()
         vae.load_state_dict(with_latents_scaled(trained, gain, offset))
-    save_finished("vae", with_unit_latents(vae, train("vae", vae, SCHEDULE, lambda step: losses(vae, batch(step)))))
+    batches: Iterator[np.ndarray] | None = None
+
+    def losses_of_step(step: int) -> dict[str, torch.Tensor]:
+        nonlocal batches
+        batches = batches or ahead(batch, range(step, SCHEDULE.steps))
+        return losses(vae, to_video(next(batches)))
+
+    save_finished("vae", with_unit_latents(vae, train("vae", vae, SCHEDULE, losses_of_step)))
 
 
-def batch(step: int) -> torch.Tensor:
+def batch(step: int) -> np.ndarray:
     """Single frames, many different characters for the price of one clip, in turn with clips.
 
     A clip has nine frames: in them every layer meets its whole past.
     """
     seed = 100_000 + step
     if step % 2:
-        return random_frames(seed, 4, 9, crop=48)
-    return random_frames(seed, 10, 1) if step % 4 == 0 else random_frames(seed, 24, 1, crop=48)
+        return random_frames(seed, 4 * BATCH, 9, crop=48)
+    return random_frames(seed, 10 * BATCH, 1) if step % 4 == 0 else random_frames(seed, 24 * BATCH, 1, crop=48)
 
 
 def load_autoencoder() -> WanVAE:
@@ -233,7 +222,7 @@ def load_autoencoder() -> WanVAE:
 def with_unit_latents(vae: WanVAE, weights: dict[str, torch.Tensor], clips: int = 60) -> dict[str, torch.Tensor]:
     """The same autoencoder whose latents, as the host normalises them, have mean 0 and deviation 1 per channel."""
     vae.load_state_dict(weights)
-    latents = torch.cat([encode(vae, random_frames(200_000 + index, 1, FRAMES)) for index in range(clips)])
+    latents = torch.cat([encode(vae, to_video(random_frames(200_000 + index, 1, FRAMES))) for index in range(clips)])
     channels = latents.transpose(0, 1).flatten(1)
     mean, std = channels.mean(1), channels.std(1)
     gain = Wan21().latents_std.flatten() / std

@@ -26,6 +26,8 @@ __all__ = ["DEVICE", "T5", "RMS_norm", "Resample", "Wan21", "WanModel", "WanVAE"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type != "cpu":
     torch.set_default_device(DEVICE)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
 # The models are small: more threads only wait for each other.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 # The host's fused kernels have no gradient.

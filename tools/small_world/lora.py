@@ -24,7 +24,7 @@ from tools.server import Server
 from tools.setup import BASE
 
 from .render import render
-from .run import CHECKPOINTS, LOGS
+from .run import CHECKPOINTS, LOGS, ahead
 from .world import FPS, FRAMES, HEIGHT, WIDTH, Shot, random_scene, random_story
 
 LORA = "storymem_world_lora_{}"
@@ -42,12 +42,12 @@ TRAINED = re.compile(r"diffusion_model\.blocks\.\d+\.((self|cross)_attn\.[qkvo]|
 class Run:
     """Settings of one training run, and the models it starts from. A step takes `batch` samples."""
 
-    stories: int = 100
-    scenes: int = 100
+    stories: int = 150
+    scenes: int = 50
     samples: int = 4000
-    steps: int = 10200
-    batch: int = 8
-    part: int = 850  # steps of one prompt; each begins with a new optimizer
+    steps: int = 2170
+    batch: int = 16
+    part: int = 375  # steps of one prompt; each begins with a new optimizer
     rank: int = 16
     learning_rate: float = 1e-2
     i2v: str = "storymem_world_i2v.safetensors"
@@ -61,9 +61,14 @@ class Run:
 
 def write_clips(folder: Path, stories: int, scenes: int) -> None:
     """Every shot of every story and scene as a lossless video with its caption, where they are not there yet."""
-    for number in tqdm(range(stories + scenes), desc="clips"):
-        seed = FIRST_STORY + number
-        write_shots(folder / str(seed), random_story(seed) if number < stories else random_scene(seed))
+    seeds = range(FIRST_STORY, FIRST_STORY + stories + scenes)
+    jobs = [(folder / str(seed), (random_story if i < stories else random_scene)(seed)) for i, seed in enumerate(seeds)]
+    for _ in tqdm(ahead(_write_all, jobs), total=len(jobs), desc="clips"):
+        pass
+
+
+def _write_all(job: tuple[Path, Sequence[Shot]]) -> None:
+    write_shots(*job)
 
 
 def write_shots(folder: Path, shots: Sequence[Shot]) -> None:
@@ -104,9 +109,9 @@ def prompt(run: Run, kind: str, name: str, done: int, existing: str) -> dict:
     }
     trainer = {
         **{"model": ["set", 0], "latents": ["set", 1], "positive": ["set", 2]},
-        **{"batch_size": 1, "grad_accumulation_steps": run.batch, "steps": min(run.part, run.steps - done)},
+        **{"batch_size": run.batch, "grad_accumulation_steps": 1, "steps": min(run.part, run.steps - done)},
         **{"learning_rate": run.rate(done), "rank": run.rank, "optimizer": "AdamW", "loss_function": "MSE"},
-        **{"seed": done * run.batch * 1000, "training_dtype": "fp32", "lora_dtype": "fp32"},
+        **{"seed": done * 1000, "training_dtype": "fp32", "lora_dtype": "fp32"},
         **{"quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": False, "checkpoint_depth": 1},
         **{"offloading": False, "existing_lora": existing, "bucket_mode": False, "bypass_mode": False},
     }
@@ -133,12 +138,12 @@ def last_part(loras: Path, kind: str) -> tuple[int, str]:
 
 
 def run_part(client: Client, run: Run, nodes: dict, bar: tqdm) -> list[float]:
-    """Runs one prompt; the losses of its samples, in order."""
+    """Runs one prompt; the losses of its steps, in order."""
     start = bar.n
 
     def show(event: str, data: object) -> None:
         if event == "progress" and data["node"] == "lora":
-            bar.update(start + data["value"] // run.batch - bar.n)
+            bar.update(start + data["value"] - bar.n)
 
     return json.loads(client.run(nodes, show)["outputs"]["loss"]["text"][0])["loss"]
 

@@ -17,6 +17,7 @@ from .world import (
     BODY_COLOURS,
     BODY_HEIGHT,
     GROUND_COLOURS,
+    HEAD_COLOURS,
     KINDS,
     LANDMARK_COLOURS,
     PATTERNS,
@@ -34,6 +35,7 @@ MIN_BODY = 60  # pixels
 CROP = (40, 40)  # a body with what is around it, as a picture of this size: rows, columns
 AROUND = (0.75, 1.3, 0.7, 0.1)  # the crop reaches that many widths left and heights up, widths right, heights down
 FRONT = 0.8  # share of its greatest width from which a body is seen from the front
+HEAD = 0.005  # misfit of an outline, pixels, that is as bad as a squared difference of 1 in the head's colour
 BLURS = (0.0, 1.0, 1.7)  # pixels; an autoencoder rounds corners, so templates have rounded corners too
 WALKED, JUMPED, TURNED, WAVED = 12.0, 5.5, 0.7, 6.0  # pixels, pixels, share of the width, pixels of arm
 
@@ -160,7 +162,8 @@ class _Template:
     """What a character of this kind, accessory and pattern looks like in the crop."""
 
     classes: np.ndarray
-    body: np.ndarray  # where the body's colour is, bool
+    head: np.ndarray  # where the head's colour is, bool
+    body: np.ndarray  # the body's
     pattern: np.ndarray
     height: float  # of its whole body, as a multiple of its box's
 
@@ -181,14 +184,11 @@ def _templates(blur: float) -> dict[tuple[str, str, str], _Template]:
             crops.append((_crop(found, box), _crop(frame, box)))
             heights.append(BODY_HEIGHT * ENLARGED / (box[3] - box[1]))
         classes = np.mean([c for c, _ in crops], 0)
-        red, blue = (
-            np.all(
-                [np.square(picture - _COLOURS[list(BODY_COLOURS).index(name)]).sum(-1) < 8000 for _, picture in crops],
-                0,
-            )
-            for name in ("red", "blue")
+        head, red, blue = (
+            np.all([np.square(picture - colour).sum(-1) < 3000 for _, picture in crops], 0)
+            for colour in (HEAD_COLOURS[kind], BODY_COLOURS["red"], BODY_COLOURS["blue"])
         )
-        templates[kind, accessory, pattern] = _Template(classes, red, blue, float(np.mean(heights)))
+        templates[kind, accessory, pattern] = _Template(classes, head, red, blue, float(np.mean(heights)))
     return templates
 
 
@@ -201,7 +201,9 @@ def _measure_one(frames: list[np.ndarray], all_classes: list[np.ndarray], boxes:
     seen = np.mean([classes for classes, _ in crops], 0)
 
     def misfit(kind: str, accessory: str, blur: float) -> float:
-        return float(np.square(seen - _templates(blur)[kind, accessory, "plain"].classes).sum())
+        template = _templates(blur)[kind, accessory, "plain"]
+        head = np.mean([np.square(picture[template.head] - HEAD_COLOURS[kind]).sum(-1).mean() for _, picture in crops])
+        return float(np.square(seen - template.classes).sum() + HEAD * head)
 
     kind, accessory, blur = min(product(KINDS, ACCESSORIES, BLURS), key=lambda names: misfit(*names))
     templates = _templates(blur)

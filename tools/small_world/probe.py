@@ -113,7 +113,7 @@ def measure(wan: WanModel, text: TextEncoder, grey: torch.Tensor, stories: Seque
                 torch.manual_seed(number)
                 noise = torch.randn_like(clip)
                 velocity = predict(wan, noise, story.memory(number, policy), grey, text([shot.caption]))
-                error = (velocity - (noise - clip)).square().mean(1)[0].numpy()
+                error = (velocity - (noise - clip)).square().mean(1)[0].cpu().numpy()
                 cells = cells_of_characters(shot)
                 sums += [(error[cells].sum(), cells.sum()), (error[~cells].sum(), (~cells).sum())]
         found[policy] = (sums[:, 0] / sums[:, 1]).tolist()

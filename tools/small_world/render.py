@@ -13,6 +13,7 @@ from .world import (
     FRAMES,
     GROUND_COLOURS,
     GROUND_Y,
+    HEAD_COLOURS,
     HEIGHT,
     LANDMARK_COLOURS,
     LEGS,
@@ -22,9 +23,11 @@ from .world import (
     Pose,
     Shot,
     motion,
+    random_clip,
 )
 
 OVERSAMPLING = 3
+NECK = 0.52  # of a body's height: above it is the head
 DARK, ORANGE = (25, 25, 30), (250, 140, 20)
 
 
@@ -67,6 +70,27 @@ def cells_of_characters(shot: Shot) -> np.ndarray:
             top, bottom, left, right = (max(0, round(edge / cell)) for edge in edges)
             cells[time, top:bottom, left:right] = True
     return cells
+
+
+def random_frames(seed: int, clips: int, frames: int, crop: int | None = None) -> np.ndarray:
+    """uint8 [clips, frames, 64, 96, 3] of consecutive frames, each of another shot; or squares of them.
+
+    crop: pixels on a side of a square around the first character.
+    """
+    rng = np.random.default_rng([seed, 2])
+    batch = []
+    for index in range(clips):
+        shot = random_clip(10_000_000 + seed * 1024 + index)
+        first = int(rng.integers(0, FRAMES - frames + 1))
+        times = [(first + step) / (FRAMES - 1) for step in range(frames)]
+        video = np.stack([draw(shot, motion(shot, time)) for time in times])
+        if crop is not None:
+            middle = motion(shot, times[len(times) // 2]).x[0]
+            x = int(np.clip(middle + rng.uniform(-16, 16) - crop / 2, 0, WIDTH - crop))
+            y = int(rng.integers(HEIGHT - crop + 1))
+            video = video[:, y : y + crop, x : x + crop]
+        batch.append(video)
+    return np.stack(batch)
 
 
 def draw(shot: Shot, pose: Pose) -> np.ndarray:
@@ -136,7 +160,7 @@ def outline(kind: str) -> list[np.ndarray]:
     if kind == "ghost":  # narrow below, round above
         return [_ellipse(0, 0.64, 0.5, 0.36), np.array([(-0.2, 0), (-0.49, 0.58), (0.49, 0.58), (0.2, 0)])]
     if kind == "gnome":
-        return [np.array([(-0.5, 0), (-0.12, 1), (0.12, 1), (0.5, 0)])]
+        return [np.array([(-0.5, 0), (-0.2, 1), (0.2, 1), (0.5, 0)])]
     # A bear: round, with ears.
     return [_ellipse(0, 0.4, 0.5, 0.4), _ellipse(-0.33, 0.82, 0.17, 0.18), _ellipse(0.33, 0.82, 0.17, 0.18)]
 
@@ -144,9 +168,9 @@ def outline(kind: str) -> list[np.ndarray]:
 def pattern_shapes(pattern: str) -> list[np.ndarray]:
     """What is painted on the body, as far as the outline reaches."""
     if pattern == "belt":
-        return [_box(-0.5, 0.14, 0.5, 0.44)]
+        return [_box(-0.5, 0.16, 0.5, 0.36)]
     if pattern == "spots":
-        return [_ellipse(x, y, 0.17, 0.15) for x, y in ((-0.25, 0.17), (0.25, 0.17), (0, 0.44))]
+        return [_ellipse(x, y, 0.14, 0.13) for x, y in ((-0.24, 0.16), (0.24, 0.16), (0, 0.36))]
     return []
 
 
@@ -173,15 +197,18 @@ def _draw_character(canvas: np.ndarray, character: Character, pose: Pose, index:
         _fill(canvas, pose, _ellipse(x - 18.5, bottom - 32, 5.5, 6.5), ORANGE)
 
     inside = np.zeros(canvas.shape[:2], np.uint8)
-    painted = inside.copy()
     for shape in outline(character.kind):
         _fill(canvas, pose, place(shape), body)
         _fill(inside, pose, place(shape), 1)
-    for shape in pattern_shapes(character.pattern):
-        _fill(painted, pose, place(shape), 1)
-    if character.pattern != "plain":
-        cv2.copyTo(np.full_like(canvas, pattern), inside & painted, canvas)
 
+    def paint(shapes: list[np.ndarray], colour: tuple[int, int, int]) -> None:
+        painted = np.zeros_like(inside)
+        for shape in shapes:
+            _fill(painted, pose, place(shape), 1)
+        cv2.copyTo(np.full_like(canvas, colour), inside & painted, canvas)
+
+    paint(pattern_shapes(character.pattern), pattern)
+    paint([_box(-0.6, NECK, 0.6, 1.1)], HEAD_COLOURS[character.kind])
     look = 0.09 * pose.facing[index]
     for eye in (-0.11, 0.11):
         # Plain dots: white eyes with pupils were 1 % of the pixels and a third of an autoencoder's error.

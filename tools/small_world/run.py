@@ -1,13 +1,18 @@
 """What every training run has: steps with a progress bar, a log, checkpoints from which it goes on."""
 
 import json
+import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import cos, pi
 from pathlib import Path
+from typing import TypeVar
 
+import cv2
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -16,6 +21,20 @@ from tools.setup import BASE
 
 CHECKPOINTS = BASE / "small_world"
 LOGS = Path(__file__).parent / "logs"
+Item, Made = TypeVar("Item"), TypeVar("Made")
+
+
+def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """make(item) of every item, in order, made ahead by the other cores: drawing is slower than a GPU's step.
+
+    make: a function of a module, without torch.
+    """
+    workers, items, waiting = max(1, (os.cpu_count() or 1) - 1), iter(items), deque()
+    with multiprocessing.get_context("fork").Pool(workers, cv2.setNumThreads, (1,)) as pool:
+        waiting.extend(pool.apply_async(make, (item,)) for item in islice(items, 2 * workers))
+        while waiting:
+            yield waiting.popleft().get()
+            waiting.extend(pool.apply_async(make, (item,)) for item in islice(items, 1))
 
 
 def save_finished(name: str, weights: dict[str, torch.Tensor]) -> None:
@@ -68,8 +87,9 @@ def train(
     rows = log.read_text().splitlines(keepends=True) if log.exists() else []
     log.write_text("".join(row for row in rows if json.loads(row)["step"] <= first))
 
-    sums: dict[str, float] = {}
+    sums: dict[str, float | torch.Tensor] = {}
     start = time.monotonic() - spent
+    averaged = list(average.values())
     for step in tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=name, mininterval=5):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
@@ -82,13 +102,12 @@ def train(
         with torch.no_grad():
             # A young average would remember the random start.
             decay = min(schedule.average, (step + 1) / (step + 10))
-            for key, value in model.state_dict().items():
-                average[key].lerp_(value, 1 - decay)
+            torch._foreach_lerp_(averaged, list(model.state_dict().values()), 1 - decay)
         for key, value in losses.items():
-            sums[key] = sums.get(key, 0.0) + value.item()
+            sums[key] = sums.get(key, 0.0) + value.detach()
         sums["count"] = sums.get("count", 0) + 1
         if (step + 1) % 25 == 0:
-            row = {key: value / sums["count"] for key, value in sums.items() if key != "count"}
+            row = {key: float(value) / sums["count"] for key, value in sums.items() if key != "count"}
             row = {"step": step + 1, "seconds": round(time.monotonic() - start, 1)} | {
                 key: round(value, 5) for key, value in row.items()
             }

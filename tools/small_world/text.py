@@ -66,7 +66,10 @@ class TextEncoder(torch.nn.Module):
         return torch.from_numpy(ids).to(DEVICE)
 
     def forward(self, captions: list[str]) -> torch.Tensor:
-        ids = self.tokens(captions)
+        return self.encode(self.tokens(captions))
+
+    def encode(self, ids: torch.Tensor) -> torch.Tensor:
+        """Tokens [B, TOKENS] -> [B, TOKENS, WIDTH]."""
         known = (ids != 0).float()[..., None]
         unseen = torch.where(known[:, None, None, :, 0] > 0, 0.0, -1e9)
         x = self.t5.shared(ids)

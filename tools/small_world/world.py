@@ -6,7 +6,7 @@ import numpy as np
 
 WIDTH, HEIGHT, FRAMES, FPS = 96, 64, 17, 8
 
-KINDS = ("robot", "ghost", "gnome", "bear")  # what the caption says: fixes the outline, nothing else
+KINDS = ("robot", "ghost", "gnome", "bear")  # what the caption says: fixes outline and head, nothing else
 PATTERNS = ("plain", "belt", "spots")
 ACCESSORIES = ("none", "hat", "balloon")
 ACTIONS = ("walk left", "walk right", "jump", "wave", "turn")
@@ -21,6 +21,13 @@ BODY_COLOURS = {
     "blue": (45, 90, 215),
     "magenta": (225, 80, 190),
     "cyan": (70, 205, 215),
+}
+# Bright too, so that a head belongs to its body, and of no body's colour.
+HEAD_COLOURS = {
+    "robot": (85, 120, 190),
+    "ghost": (195, 155, 250),
+    "gnome": (240, 175, 140),
+    "bear": (150, 85, 35),
 }
 SKY_COLOURS = {
     "pale": (200, 215, 230),
@@ -137,10 +144,10 @@ def random_shot(rng: np.random.Generator, characters: tuple[Character, ...], pla
     return Shot(characters, place, action, camera, x, facing, on_grid(rng.uniform(0, WIDTH)))
 
 
-def random_clip(seed: int) -> Shot:
-    """A single shot of one or two characters nobody has seen before, in a new place."""
+def random_clip(seed: int, pairs: float = 0.25) -> Shot:
+    """A single shot of one character, or two (a share of `pairs`), nobody has seen before, in a new place."""
     rng = np.random.default_rng([seed, 0])
-    kinds = rng.permutation(KINDS)[: 2 if rng.random() < 0.25 else 1]
+    kinds = rng.permutation(KINDS)[: 2 if rng.random() < pairs else 1]
     place = random_place(rng, str(rng.choice(PLACES)))
     return random_shot(rng, tuple(random_character(rng, str(kind)) for kind in kinds), place)
 
