@@ -30,7 +30,8 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]
     make: a function of a module, without torch.
     """
     workers, items, waiting = max(1, (os.cpu_count() or 1) - 1), iter(items), deque()
-    with multiprocessing.get_context("fork").Pool(workers, cv2.setNumThreads, (1,)) as pool:
+    cv2.setNumThreads(1)  # here: OpenCV's threads do not exist in a forked process, which would wait for them
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
         waiting.extend(pool.apply_async(make, (item,)) for item in islice(items, 2 * workers))
         while waiting:
             yield waiting.popleft().get()
