@@ -92,7 +92,8 @@ def test_clips_of_two_are_as_many_as_asked():
 
 def test_work_done_ahead_comes_in_order():
     cv2.setNumThreads(2)
-    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 9)  # OpenCV's threads run: a forked process lacks them
+    # OpenCV has threads of its own now, which a forked process lacks.
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 9)
     assert list(ahead(math.sqrt, range(40))) == [math.sqrt(i) for i in range(40)]
     assert list(ahead(math.sqrt, [])) == []
     with pytest.raises(ValueError, match=r"math domain|nonnegative"):
