@@ -20,7 +20,7 @@ loss weighted by sigma squared, so low noise levels count less.
 import copy
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from comfy.latent_formats import Wan21
@@ -28,6 +28,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import cond_equal_size
 from comfy.sd import VAE
+from comfy.weight_adapter.bypass import BypassForwardHook
 
 from ...storymem_core.errors import InputError
 from ...storymem_core.training import percent_of
@@ -114,13 +115,22 @@ def _train(executor, noise, latent, sampler, *args, **kwargs):
         raise InputError("model", "the model of a training set", "is for training", "Sample with the model itself")
     if sampler.bucket_latents is not None:
         raise InputError("bucket_mode", True, "its latents are not scaled for Wan", "Switch it off")
-    for layer, adapters in executor.class_obj.model_patcher.weight_wrapper_patches.items():
-        for adapter in adapters:
-            for name, parameter in adapter.named_parameters():
-                # alpha is a scale: a run that goes on from the file begins at 1 again
-                parameter.requires_grad_(bool(TRAINED.fullmatch(layer)) and name != "alpha")
+    for weight, adapter in _adapters(executor.class_obj.model_patcher):
+        for name, parameter in adapter.named_parameters():
+            # alpha is a scale: a run that goes on from the file begins at 1 again
+            parameter.requires_grad_(bool(TRAINED.fullmatch(weight)) and name != "alpha")
     # By the batch of this noise, which is not used, the host makes the conditioning of each sample.
     return executor(noise[:1], latent, sampler, *args, **kwargs)
+
+
+def _adapters(patcher: ModelPatcher) -> Iterator[tuple[str, torch.nn.Module]]:
+    """What the trainer trains, with the weight's name: on the weight or, with bypass_mode, in the layer's forward."""
+    for name, adapters in patcher.weight_wrapper_patches.items():
+        yield from ((name, adapter) for adapter in adapters)
+    for name, module in patcher.model.named_modules():
+        hook = getattr(module.forward, "__self__", None)
+        if isinstance(hook, BypassForwardHook):
+            yield f"{name}.weight", hook.adapter
 
 
 def _in_main_memory(concat_cond: Callable) -> Callable:
