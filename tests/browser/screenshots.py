@@ -1,12 +1,14 @@
 """Screenshots of the real front end, to be looked at: `PYTHONPATH=tests python3 tools/setup.py -m browser.screenshots`.
 
 Every node, every example workflow and the template browser go to .host/screenshots, at 1x and 2x, dark and light;
---help-pages writes the wirings that the help pages show to js/docs, --thumbnails the workflows' square pictures.
+--help-pages writes the wirings that the help pages show to js/docs, --thumbnails the workflows' square pictures,
+--readme the demo's story after a run to docs/graph.png.
 """
 
 import argparse
 import io
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +18,12 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from browser.front_end import FrontEnd, launch, make_user
-from browser.wirings import WIRINGS
+from browser.wirings import WIRINGS, Wiring
 from example_workflows import FOLDER, NAMES, put_inputs, put_models, read_api
+from tools.demo import STORY, WORKFLOW
 from tools.server import Server
 from tools.setup import BASE, FOOTAGE_NAME, REPO, make_base
+from tools.story import make_job, read_workflow
 
 GALLERY, PAGES = BASE / "screenshots", REPO / "js" / "docs"
 # The numbers of the groups that a workflow's thumbnail shows.
@@ -31,6 +35,18 @@ THUMBNAILS = {
     "train_lora": "123",
 }
 THUMBNAIL = 720
+# The demo's nodes in the README's picture: x, y, width, height.
+PLACES = {
+    "story": (0, 0, 560, 1310),
+    "model_i2v": (610, 70, 400, 82),
+    "lora": (610, 220, 400, 82),
+    "model_t2v": (610, 370, 400, 82),
+    "clip": (610, 520, 400, 58),
+    "vae": (610, 640, 400, 58),
+    "bank": (610, 760, 400, 550),
+    "director": (1060, 0, 400, 1310),
+    "save_video": (1510, 0, 620, 560),
+}
 SIZE = {"width": 1920, "height": 1400}
 MARGIN, ABOVE = 16, 40  # CSS pixels around the nodes; their badges stand above them
 # What lies over the canvas; it stays there to be clicked.
@@ -102,6 +118,31 @@ def write_help_pictures(server: Server, browser: Browser, names: list[str]) -> N
             write_jpeg(PAGES / f"{name}.jpg", picture(page))
 
 
+def write_readme_picture(server: Server, browser: Browser) -> None:
+    job, nodes, cables = make_job(STORY, read_workflow(WORKFLOW)), {}, []
+    for image, name in job.images.items():
+        placed = server.base / "input" / name
+        placed.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image, placed)
+    types = server.client.object_info()
+    for name, node in job.prompt.items():
+        widgets = {key: value for key, value in node["inputs"].items() if not isinstance(value, list)}
+        if "seed" in widgets:
+            widgets["control_after_generate"] = "fixed"
+        nodes[name] = (node["class_type"], *PLACES[name][:2], widgets)
+        for key, value in node["inputs"].items():
+            if isinstance(value, list):
+                source, output = value
+                outputs = types[job.prompt[source]["class_type"]]["output_name"]
+                cables.append(f"{source}.{outputs[output]} {name}.{key}")
+    titles = {name: node["_meta"]["title"] for name, node in job.prompt.items()}
+    sizes = {name: place[2:] for name, place in PLACES.items()}
+    with front_end(server, browser, "dark", 1.5, **{"Comfy.Execution.PreviewMethod": "none"}) as page:
+        Wiring(nodes, tuple(cables), titles, sizes, run=True).build(page)
+        page.page.wait_for_timeout(8000)  # until the front end no longer says that it is done
+        (REPO / "docs" / "graph.png").write_bytes(picture(page))
+
+
 def write_thumbnails(server: Server, browser: Browser) -> None:
     with front_end(server, browser, "dark", 1) as page:
         for name, groups in THUMBNAILS.items():
@@ -148,6 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m browser.screenshots", description=__doc__)
     parser.add_argument("--help-pages", nargs="*", metavar="NAME", help="the pictures of the help pages, all or some")
     parser.add_argument("--thumbnails", action="store_true", help="the workflows' pictures in the template browser")
+    parser.add_argument("--readme", action="store_true", help="the demo's story after a run")
     arguments = parser.parse_args()
     names = arguments.help_pages
     with server() as running, sync_playwright() as playwright:
@@ -156,6 +198,8 @@ def main() -> None:
             write_help_pictures(running, browser, names)
         elif arguments.thumbnails:
             write_thumbnails(running, browser)
+        elif arguments.readme:
+            write_readme_picture(running, browser)
         else:
             for theme in ("dark", "light"):
                 for scale in (1, 2):

@@ -42,12 +42,13 @@ TRAINED = re.compile(r"diffusion_model\.blocks\.\d+\.((self|cross)_attn\.[qkvo]|
 class Run:
     """Settings of one training run, and the models it starts from. A step takes `batch` samples."""
 
+    first: int = 0  # steps done by the LoRA it goes on from
+    steps: int = 6000  # with those
     stories: int = 150
     scenes: int = 50
     samples: int = 4000
-    steps: int = 2170
-    batch: int = 16
-    part: int = 375  # steps of one prompt; each begins with a new optimizer
+    batch: int = 32
+    part: int = 500  # steps of one prompt; each begins with a new optimizer
     rank: int = 16
     learning_rate: float = 1e-2
     i2v: str = "storymem_world_i2v.safetensors"
@@ -56,7 +57,12 @@ class Run:
 
     def rate(self, step: int) -> float:
         """Cosine decay to a twentieth, constant within a part."""
-        return self.learning_rate * (0.525 + 0.475 * math.cos(math.pi * step / self.steps))
+        done = (step - self.first) / (self.steps - self.first)
+        return self.learning_rate * (0.525 + 0.475 * math.cos(math.pi * done))
+
+
+# What is hard, choosing whom to copy, is the same for both: the second goes on from the first.
+RUNS = {"first_frame": Run(), "motion_frames": Run(first=6000, steps=7000)}
 
 
 def write_clips(folder: Path, stories: int, scenes: int) -> None:
@@ -148,9 +154,10 @@ def run_part(client: Client, run: Run, nodes: dict, bar: tqdm) -> list[float]:
     return json.loads(client.run(nodes, show)["outputs"]["loss"]["text"][0])["loss"]
 
 
-def train_lora(kind: str, run: Run = Run(), base: Path = BASE) -> Path:
+def train_lora(kind: str, base: Path = BASE) -> Path:
     """Trains the LoRA for cuts and `kind` of continuations, or goes on; the finished file."""
     os.nice(10)
+    run = RUNS[kind]
     name, server = f"small_world_{run.stories}_{run.scenes}", Server(base)
     loras, log = base / "output" / "loras", LOGS / f"lora_{kind}.jsonl"
     write_clips(base / "input" / name, run.stories, run.scenes)
@@ -159,6 +166,10 @@ def train_lora(kind: str, run: Run = Run(), base: Path = BASE) -> Path:
     done, file = last_part(loras, kind)
     if not done:
         log.unlink(missing_ok=True)
+    if done < run.first:
+        done, file = last_part(loras, "first_frame")
+        if done < run.first:
+            raise SystemExit(f"lora_{kind} goes on from lora_first_frame: train that first")
     with server, tqdm(total=run.steps, initial=done, desc=f"lora_{kind}") as bar:
         while done < run.steps:
             start = time.monotonic()
