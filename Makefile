@@ -21,6 +21,7 @@ demo:
 
 test: lint
 	@$(HOST) -m pytest tests/core
+	@$(HOST) -m pytest tests/training
 	@$(HOST) -m pytest tests/host
 	@$(HOST) -m tools.chromium
 	@$(HOST) -m pytest tests/browser

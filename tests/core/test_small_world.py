@@ -1,5 +1,6 @@
 """The small world: its clips are reproducible, its captions hide looks, and what is measured is what was drawn."""
 
+import json
 import math
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -7,8 +8,10 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from tools import demo_models
+from tools.small_world import run
 from tools.small_world.measure import measure_characters, measure_place
 from tools.small_world.render import cells_of_characters, render
 from tools.small_world.run import ahead
@@ -98,6 +101,31 @@ def test_work_done_ahead_comes_in_order():
     assert list(ahead(math.sqrt, [])) == []
     with pytest.raises(ValueError, match=r"math domain|nonnegative"):
         list(ahead(math.sqrt, [4, -1]))
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "LOGS", tmp_path)
+    schedule = run.Schedule(steps=100, learning_rate=1e-2, warm_up=10, save_every=30)
+
+    def trained(folder, stops=()):
+        monkeypatch.setattr(run, "CHECKPOINTS", tmp_path / folder)
+        torch.manual_seed(0)
+        model, stops = torch.nn.Linear(3, 2), list(stops)
+
+        def losses(step):
+            if step in stops:
+                raise KeyboardInterrupt
+            return {"loss": (model(torch.randn(5, 3)) - 1).square().mean()}
+
+        return run.train(folder, model, schedule, losses)
+
+    whole = trained("whole")
+    for stop in (20, 29, 55, 80):
+        with pytest.raises(KeyboardInterrupt):
+            trained("parts", [stop])
+    parts = trained("parts")
+    assert all(torch.equal(parts[name], weight) for name, weight in whole.items())
+    assert [json.loads(row)["step"] for row in (tmp_path / "parts.jsonl").open()] == [25, 50, 75, 100]
 
 
 def test_looks_are_measured_as_they_were_drawn(clips):

@@ -17,13 +17,13 @@ from storymem_core.bank import POLICIES, Keyframe, read_labels
 from storymem_core.embedders import ColorLayout
 from storymem_core.positions import memory_rope_options
 
-from .autoencoder import encode_mixed, frame_features, load_autoencoder, to_video
+from .autoencoder import encode_mixed, frame_features, new_autoencoder, to_video
 from .dataset import grey_latent
-from .host import Wan21, WanModel
+from .host import Wan21, WanModel, WanVAE
 from .lora import TRAINED
 from .render import cells_of_characters, render
 from .text import TextEncoder
-from .transformer import LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer, trained
+from .transformer import LATENT_CHANNELS, MASK_CHANNELS, new_transformer, trained
 from .world import random_story
 
 FIRST_STORY = 61_000_000  # neither trained on nor evaluated
@@ -31,9 +31,18 @@ MOST = 10  # keyframes of a memory
 MEMORIES = ("none", "sliding_window", "same_labels")
 
 
+def load_models(folder: Path) -> tuple[WanVAE, TextEncoder, torch.Tensor]:
+    """The exported autoencoder and text encoder, and the latent [1, 16, 5, 8, 12] of a clip that nobody knows."""
+    vae, text = new_autoencoder(), TextEncoder()
+    vae.load_state_dict(trained(folder, "vae"))
+    text.t5.load_state_dict(trained(folder, "umt5"))
+    return vae, text, grey_latent(vae)[None]
+
+
 class Story:
     """Latents of a story's shots, and keyframes of each with their latents."""
 
+    @torch.no_grad()
     def __init__(self, vae, seed: int):
         self.shots, process = random_story(seed), Wan21().process_in
         self.clips, self.keyframes, self.latents = [], [], {}
@@ -133,14 +142,11 @@ if __name__ == "__main__":
     parser.add_argument("--weights", type=Path, default=Path(__file__).parents[1] / "demo_models" / "weights")
     parser.add_argument("--stories", type=int, default=20)
     arguments = parser.parse_args()
-    with torch.no_grad():
-        vae = load_autoencoder()
-        stories = [Story(vae, FIRST_STORY + i) for i in range(arguments.stories)]
-        grey = grey_latent(vae)[None]
-    base = trained(arguments.weights, "i2v")
-    rows = {}
+    vae, text, grey = load_models(arguments.weights)
+    stories = [Story(vae, FIRST_STORY + i) for i in range(arguments.stories)]
+    base, rows = trained(arguments.weights, "i2v"), {}
     for lora in [None, *arguments.loras]:
         wan = new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS)
         wan.load_state_dict(base if lora is None else with_lora(base, lora))
-        rows[lora.stem if lora else "no LoRA"] = measure(wan, load_text_encoder(), grey, stories)
+        rows[lora.stem if lora else "no LoRA"] = measure(wan, text, grey, stories)
     print(table(rows))
