@@ -40,7 +40,7 @@ def run(compared: Sequence[Method], stories: int, ablation_stories: int, servers
         running.callback(pool.shutdown, cancel_futures=True)  # once the servers have stopped
         for number in range(servers):
             base = server_base(number)
-            server = running.enter_context(Server(base))
+            server = running.enter_context(Server(base, keep_memory=True))
             idle.put(Studio(server.client, base / "output", models, contents))
 
         def story(index: int) -> Scores:

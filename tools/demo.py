@@ -38,7 +38,7 @@ def main() -> int:
     shutil.rmtree(BASE / "output" / workflow["director"]["inputs"]["folder"], ignore_errors=True)
     try:
         print("starting ComfyUI ...", flush=True)
-        with Server() as server:
+        with Server(keep_memory=True) as server:
             shots = run_story(StoryClient(server.client.url), job, video, picture)
     except (NodeError, ServerError) as error:
         print(error, file=sys.stderr)
