@@ -15,10 +15,16 @@ def side_by_side(first: Path, second: Path, out: Path) -> int:
     """Write an endless GIF at the first film's speed, as long as the shorter one; its number of frames."""
     films = [frames_of(film) for film in (first, second)]
     gap = np.full((films[0][0][0].shape[0], GAP // SCALE, 3), 255, np.uint8)
-    pictures = [
-        # Few colours and no dither: a flat area stays flat, which is what makes a GIF small.
-        Image.fromarray(np.concatenate([left, gap, right], 1).repeat(SCALE, 0).repeat(SCALE, 1)).quantize(48, dither=0)
+    frames = [
+        np.concatenate([left, gap, right], 1)
         for left, right in zip(films[0][0][::STRIDE], films[1][0][::STRIDE], strict=False)
+    ]
+    # One palette for all, so that what stays the same does so here too; k-means keeps the colours of small parts. No
+    # dither: a flat area stays flat, which is what makes a GIF small.
+    palette = Image.fromarray(np.concatenate(frames)).quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3)
+    pictures = [
+        Image.fromarray(frame.repeat(SCALE, 0).repeat(SCALE, 1)).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
     ]
     milliseconds = round(1000 * STRIDE / films[0][1])
     pictures[0].save(out, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
