@@ -109,7 +109,7 @@ def prompt(run: Run, kind: str, name: str, done: int, existing: str) -> dict:
         "clip": ["text", 0],
         "folder": name,
         **{"width": WIDTH, "height": HEIGHT, "length": FRAMES},
-        # Each part draws memories anew: those of one drawing are learned by heart.
+        # Each part draws memories anew: those of one drawing may be learned by heart.
         **{"samples": run.samples, "seed": done, "max_memory": 10, "min_similarity": -1.0},
         **SHARES[kind],
         **{"noise_levels": "all", "boundary": 0.9},
