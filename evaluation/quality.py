@@ -8,6 +8,7 @@ from tools.small_world import render, world
 PALETTE = np.array(
     [
         *world.BODY_COLOURS.values(),
+        *world.HEAD_COLOURS.values(),
         *world.SKY_COLOURS.values(),
         *world.GROUND_COLOURS.values(),
         *world.LANDMARK_COLOURS.values(),

@@ -14,7 +14,7 @@ from .quality import well_formed
 from .tale import Tale
 
 ATTRIBUTES = ("body", "pattern", "pattern_colour", "accessory")
-PLACE_ATTRIBUTES = ("sky", "ground", "landmark")
+PLACE_ATTRIBUTES = ("sky", "ground")
 
 # score -> (sum of what is right or measured, number of cases or what it is measured by)
 Tally = dict[str, tuple[float, float]]
@@ -54,7 +54,7 @@ class Film:
 
 def true_looks(tale: Tale, shown: Tale) -> Looks:
     """The looks of `shown`, of which memory has true pictures, for everybody in `tale` (the same or its twin)."""
-    places = [SeenPlace(place.sky, place.ground, place.landmark) for place in shown.places]
+    places = [SeenPlace(place.sky, place.ground) for place in shown.places]
     return Looks(dict(zip(tale.cast, shown.cast, strict=True)), dict(zip(tale.places, places, strict=True)))
 
 

@@ -32,18 +32,21 @@ CACHE_FOLDER = "storymem/training_cache"
 
 
 class Cache:
-    """Tensors kept in ComfyUI's output tree; `made` counts those that were not there yet."""
+    """Tensors kept in ComfyUI's output tree; `made` counts those that were not there yet. Samples share them."""
 
     def __init__(self):
         self.folder = Path(folder_paths.get_output_directory()) / CACHE_FOLDER
         self.made = 0
+        self._loaded: dict[Path, torch.Tensor] = {}
 
     def __call__(self, made_from: dict, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         path = tensor_file(self.folder, made_from)
         if not path.exists():
             save_tensor(path, make())
             self.made += 1
-        return load_tensor(path)
+        if path not in self._loaded:
+            self._loaded[path] = load_tensor(path)
+        return self._loaded[path]
 
 
 def embed_clip(clip: Clip, embedder: Embedder, cache: Cache) -> EmbeddedClip:
@@ -269,7 +272,10 @@ class StoryMemTrainingSet(io.ComfyNode):
         composed = compose_samples(embedded, length, samples, shares, max_memory, min_similarity, seed)
 
         encoder = Encoder(vae, width, height, length, embedder, cache)
-        captions = {each.caption: clip.encode_from_tokens_scheduled(clip.tokenize(each.caption)) for each in clips}
+        captions = {
+            caption: clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+            for caption in dict.fromkeys(each.caption for each in clips)
+        }
         latents, positive = [], []
         for number, sample in enumerate(composed):
             of, transition = clips[sample.clip], KINDS[sample.kind]

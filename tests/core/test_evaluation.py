@@ -284,7 +284,7 @@ def test_steadiness_counts_what_changes_within_a_shot(tale):
     who = tale.cast[0]
     body = next(name for name in BODY_COLOURS if name not in (who.body, who.pattern_colour))
     other = replace(who, body=body, accessory="hat" if who.accessory != "hat" else "balloon")
-    shot = Shot((who,), tale.places[0], "wave", "static", (48.0,), (1,))
+    shot = Shot((who,), tale.places[0], "wave", "static", (40.0,), (1,))
     frames = render(shot).frames
     changed = np.concatenate([frames[:8], render(replace(shot, characters=(other,))).frames[8:]])
     assert all(steadiness(shot, frames))

@@ -24,11 +24,12 @@ from tools.small_world.world import (
     GROUND_COLOURS,
     HEAD_COLOURS,
     HEIGHT,
-    LANDMARK_COLOURS,
     PATTERNS,
     SKY_COLOURS,
     WIDTH,
     Character,
+    every_caption,
+    motion,
     random_clip,
     random_scene,
     random_story,
@@ -67,8 +68,26 @@ def test_every_word_of_the_world_is_drawn(clips):
         assert {getattr(shot.characters[0], name) for shot in shots} == set(values)
 
 
+def test_everybody_stands_in_the_middle_of_a_token(clips):
+    """At the start and at the end, where shots are joined; so memory shows the same tokens wherever somebody stands."""
+    shots = [shot for seed in range(100) for shot in random_story(seed)]
+    for shot in (*shots, *(clip.shot for clip in clips)):
+        for pose in (motion(shot, 0.0), motion(shot, 1.0)):
+            assert all(x % 16 == 8 for x in pose.x)
+        assert all(base % 16 == 0 for base in shot.place.landmarks) and shot.scroll % 16 == 0
+    assert {x for shot in shots for x in shot.x} == {24, 40, 56, 72}
+
+
+def test_the_vocabulary_has_every_caption():
+    """It does not depend on what is drawn at random: the text encoder's weights belong to it."""
+    captions = set(every_caption())
+    assert len(captions) == 1280
+    drawn = {shot.caption for seed in range(300) for shot in (random_clip(seed), *random_story(seed))}
+    assert drawn < captions
+
+
 def test_captions_do_not_change_with_the_looks():
-    names = {*BODY_COLOURS, *SKY_COLOURS, *GROUND_COLOURS, *LANDMARK_COLOURS, *PATTERNS, *ACCESSORIES} - {"none"}
+    names = {*BODY_COLOURS, *SKY_COLOURS, *GROUND_COLOURS, *PATTERNS, *ACCESSORIES} - {"none"}
     for seed in range(200):
         shot = random_clip(seed)
         disguised = tuple(replace(who, body="red", pattern="belt", pattern_colour="blue") for who in shot.characters)
@@ -115,7 +134,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
         def losses(step):
             if step in stops:
                 raise KeyboardInterrupt
-            return {"loss": (model(torch.randn(5, 3)) - 1).square().mean()}
+            yield {"loss": (model(torch.randn(5, 3)) - 1).square().mean()}
 
         return run.train(folder, model, schedule, losses)
 
@@ -172,14 +191,14 @@ def test_places_are_measured_as_they_were_drawn():
     for seed in range(10):
         for shot in random_story(seed)[:2]:
             seen = measure_place(render(shot).frames)
-            right += sum(getattr(seen, name) == getattr(shot.place, name) for name in ("sky", "ground", "landmark"))
-            total += 3
+            right += sum(getattr(seen, name) == getattr(shot.place, name) for name in ("sky", "ground"))
+            total += 2
     assert right >= 0.99 * total
 
 
 def test_another_characters_looks_are_measured_as_others():
     """The oracle tells characters apart: repainting one changes what is measured."""
-    shot = replace(random_clip(0), characters=(Character("bear", "red", "belt", "blue", "hat"),), x=(48.0,))
+    shot = replace(random_clip(0), characters=(Character("bear", "red", "belt", "blue", "hat"),), x=(40.0,))
     (seen,) = measure_characters(render(shot).frames, 1)
     repainted = replace(shot.characters[0], body="green", pattern="spots", pattern_colour="yellow", accessory="balloon")
     (other,) = measure_characters(render(replace(shot, characters=(repainted,))).frames, 1)

@@ -1,6 +1,7 @@
 """Training sets through the host's own LoRA trainer, on the demo models."""
 
 import json
+import shutil
 import uuid
 from collections import Counter
 
@@ -397,25 +398,42 @@ def test_each_sample_is_held_once(client, folder):
     assert seen == {"conds": [[shape, "cpu"] for shape in shapes], "noise": [1, 16, 3, HEIGHT // 8, WIDTH // 8]}
 
 
+def trained(client, server, quick=False, **settings):
+    """The LoRA file of a few samples; quick: through the small world's node for that."""
+    graph, prefix = Graph(client), f"loras/{uuid.uuid4().hex}"
+    model = graph.node("StoryMemDemoQuickTraining", model=graph.model()) if quick else None
+    made = training_set(graph, model=model, of={"m2v": 1, "mi2v": 1}, samples=4)
+    lora = train(graph, made, optimizer="SGD", learning_rate=1.0, **settings)
+    graph.node("SaveLoRA", lora=lora, prefix=prefix, steps=[lora[0], 2])
+    graph.run()
+    (path,) = (server.base / "output" / "loras").glob(f"{prefix.split('/')[1]}*")
+    return path
+
+
+def assert_same(one, other):
+    """The same weights but for rounding."""
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        assert (other[name] - weight).abs().max() <= 1e-4 * weight.abs().max(), name
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
+def test_quick_training_trains_the_same(client, server, folder):
+    """Compiled, and with attention as matrix products."""
+    start = trained(client, server)  # a new LoRA is random: both go on from the same
+    settings = {"existing_lora": start.name, "steps": 4, "batch_size": 3}
+    plain = load_file(trained(client, server, **settings))
+    assert any((weight - load_file(start)[name]).any() for name, weight in plain.items())
+    assert_same(plain, load_file(trained(client, server, quick=True, **settings)))
+
+
 def test_bypass_mode_trains_the_same(client, server, folder):
     """Beside the layers instead of on their weights: the same file after ten steps, but for rounding."""
-
-    def trained(**settings):
-        graph, prefix = Graph(client), f"loras/{uuid.uuid4().hex}"
-        made = training_set(graph, of={"m2v": 1, "mi2v": 1}, samples=4)
-        lora = train(graph, made, optimizer="SGD", learning_rate=1.0, **settings)
-        graph.node("SaveLoRA", lora=lora, prefix=prefix, steps=[lora[0], 2])
-        graph.run()
-        (path,) = (server.base / "output" / "loras").glob(f"{prefix.split('/')[1]}*")
-        return path
-
-    start = trained()  # a new LoRA is random: both go on from the same
+    start = trained(client, server)
     settings = {"existing_lora": start.name, "steps": 10}
-    on_weights = load_file(trained(**settings))
-    beside = load_file(trained(bypass_mode=True, gradient_checkpointing=True, **settings))
-    assert on_weights.keys() == beside.keys()
-    for name, weight in on_weights.items():
-        assert (beside[name] - weight).abs().max() <= 1e-4 * weight.abs().max(), name
+    on_weights = load_file(trained(client, server, **settings))
+    beside = load_file(trained(client, server, bypass_mode=True, gradient_checkpointing=True, **settings))
+    assert_same(on_weights, beside)
     begins_at_zero = ("down.weight", "diff", "diff_b")
     moved = {name for name, weight in beside.items() if name.endswith(begins_at_zero) and weight.any()}
     assert moved == {f"diffusion_model.{name.removesuffix('.weight')}.lora_down.weight" for name in TRAINED}

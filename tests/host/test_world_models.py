@@ -20,9 +20,7 @@ from tools.story import StoryClient, make_job, read_workflow, run_story
 MODELS = Models()
 LIMIT = 16e6  # bytes of all files
 HERO = Character("robot", "red", "plain", "blue", "none")
-PLACES = [
-    Place("desert", sky, ground, "moss", (16.0, 64.0)) for sky, ground in zip(SKY_COLOURS, GROUND_COLOURS, strict=True)
-]
+PLACES = [Place("desert", sky, ground, (16.0, 64.0)) for sky, ground in zip(SKY_COLOURS, GROUND_COLOURS, strict=True)]
 CAPTION = "The robot jumps, desert, static."
 
 
@@ -33,7 +31,7 @@ def test_all_models_are_there_and_small():
 
 def memory_of(server, place: Place) -> str:
     """A bank file with three pictures of the hero in a place."""
-    pictures = np.stack([render(Shot((HERO,), place, "wave", "static", (x,), (1,))).frames[0] for x in (32, 48, 64)])
+    pictures = np.stack([render(Shot((HERO,), place, "wave", "static", (x,), (1,))).frames[0] for x in (24, 40, 56)])
     keyframes = [
         Keyframe(picture, 0, 0, embedding, ColorLayout.name, pinned=True)
         for picture, embedding in zip(pictures, ColorLayout()(pictures), strict=True)

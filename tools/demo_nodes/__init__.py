@@ -1,12 +1,14 @@
-"""ComfyUI node for the demo's text encoder; not part of the node pack."""
+"""ComfyUI nodes for the small world's models: their text encoder, and quick training; not part of the node pack."""
 
 import json
 
+import comfy.patcher_extension
 import comfy.sd
 import comfy.supported_models_base
 import comfy.text_encoders.wan
 import comfy.utils
 import folder_paths
+import torch
 from comfy_api.latest import ComfyExtension, io
 
 
@@ -54,9 +56,47 @@ class StoryMemDemoCLIPLoader(io.ComfyNode):
         return io.NodeOutput(clip)
 
 
+class StoryMemDemoQuickTraining(io.ComfyNode):
+    """Has Train LoRA run a tiny Wan compiled, with attention as plain matrix products: most of a CPU's time goes into
+    what is between the products, and into the backward pass of attention."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StoryMemDemoQuickTraining",
+            display_name="Demo Quick Training",
+            category="StoryMem/demo",
+            description="Trains the small world's models quicker on a CPU. Not for models of a real size.",
+            inputs=[io.Model.Input("model", tooltip="A model of the small world, to be trained.")],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        quick = model.clone()
+        quick.model_options["transformer_options"]["optimized_attention_override"] = attention
+        outer_sample = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+        quick.add_wrapper_with_key(outer_sample, "storymem_demo", compile_blocks)
+        return io.NodeOutput(quick)
+
+
+def attention(host, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **options) -> torch.Tensor:
+    """In place of the host's attention, [B, L, heads * D]."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
+def compile_blocks(executor, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: the trainer's own copy of the model is there now. Lengths differ from sample to sample."""
+    for block in executor.class_obj.model_patcher.model.diffusion_model.blocks:
+        block.compile(dynamic=True)
+    return executor(*args, **kwargs)
+
+
 class DemoExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StoryMemDemoCLIPLoader]
+        return [StoryMemDemoCLIPLoader, StoryMemDemoQuickTraining]
 
 
 async def comfy_entrypoint() -> DemoExtension:

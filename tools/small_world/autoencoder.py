@@ -192,10 +192,10 @@ def train_autoencoder(start: Path | None) -> None:
         vae.load_state_dict(with_latents_scaled(trained, gain, offset))
     batches: Iterator[np.ndarray] | None = None
 
-    def losses_of_step(step: int) -> dict[str, torch.Tensor]:
+    def losses_of_step(step: int) -> Iterator[dict[str, torch.Tensor]]:
         nonlocal batches
         batches = batches or ahead(batch, range(step, SCHEDULE.steps))
-        return losses(vae, to_video(next(batches)))
+        yield losses(vae, to_video(next(batches)))
 
     save_finished("vae", with_unit_latents(vae, train("vae", vae, SCHEDULE, losses_of_step)))
 

@@ -1,6 +1,7 @@
 """python -m tools.small_world.export: writes what is trained as the host's files, float16.
 
-With --unfinished it writes the averaged weights of the last checkpoints, to go on from on another machine.
+With --unfinished it writes the averaged weights of the last checkpoints, to go on from on another machine; there
+--take-up makes finished models of such files, for what is trained on top of them.
 Names, sizes and metadata are those of the real models' files, so the host's own loaders read them.
 """
 
@@ -14,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .autoencoder import new_autoencoder, with_unit_latents
-from .run import CHECKPOINTS, load_finished
+from .run import CHECKPOINTS, load_finished, save_finished
 from .text import TOKENS, TextEncoder
-from .transformer import CONFIG, part
+from .transformer import CONFIG, part, trained
 
 WEIGHTS = Path(__file__).parents[1] / "demo_models" / "weights"
 TRANSFORMER = {"transformer": {name: CONFIG[name] for name in ("text_dim", "num_heads")}}
@@ -67,10 +68,22 @@ def unfinished() -> dict[str, dict[str, torch.Tensor]]:
     return weights
 
 
+def take_up() -> None:
+    """Finished models of the exported files, as far as others are trained on top of them."""
+    CHECKPOINTS.mkdir(parents=True, exist_ok=True)
+    for name, prefix in (("vae", ""), ("umt5", "t5."), ("t2v", ""), ("i2v", "")):
+        save_finished(name, {prefix + key: weight for key, weight in trained(WEIGHTS, name).items()})
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tools.small_world.export", description=__doc__)
     parser.add_argument("--unfinished", action="store_true", help="the last checkpoints instead of what has ended")
-    for name, weights in (unfinished() if parser.parse_args().unfinished else finished()).items():
+    parser.add_argument("--take-up", action="store_true", help="the other way: finished models of the exported files")
+    arguments = parser.parse_args()
+    if arguments.take_up:
+        take_up()
+        raise SystemExit
+    for name, weights in (unfinished() if arguments.unfinished else finished()).items():
         config = TRANSFORMER if name in ("t2v", "i2v") else {}
         export(name, *(text_encoder(weights) if name == "umt5" else (weights, config)))
     export_loras()

@@ -1,27 +1,34 @@
 """The small world's memory LoRAs, trained as users train theirs: Training Set and Train LoRA on ComfyUI's server.
 
 The clips are shots of stories and scenes nobody else sees, a sub-folder each, so that a shot's memory shows its own
-story. A scene, one set-up from shot to shot, teaches to copy from memory; a story, to choose from it. A run that was
-stopped goes on from the last LoRA file in the server's output folder.
+story. A scene, one set-up from shot to shot, teaches to copy from memory; a story, to choose from it.
+
+Two servers, a core each, are quicker than one on two cores. They begin every part of a run with the same LoRA, on
+samples of their own, and the next part begins with the mean of theirs. A run that was stopped goes on from the last
+mean in the server's output folder.
 """
 
 import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from tools.client import Client
 from tools.server import Server
-from tools.setup import BASE
+from tools.setup import BASE, FOOTAGE_NAME, make_base
 
 from .render import render
 from .run import CHECKPOINTS, LOGS, ahead
@@ -29,7 +36,9 @@ from .world import FPS, FRAMES, HEIGHT, WIDTH, Shot, random_scene, random_story
 
 LORA = "storymem_world_lora_{}"
 FIRST_STORY = 50_000_000  # seeds of evaluated stories are small
+SERVERS = 2
 SHIFT = 6.0  # more of the high noise levels, where looks are decided, than the base model saw
+MAX_MEMORY = 8  # keyframes; most stories of six shots have no more to recall
 # Mostly M2V: a shot that goes on from known frames has its looks from these and little to learn from memory.
 SHARES = {
     "first_frame": {"share_m2v": 0.85, "share_mi2v": 0.15, "share_mm2v": 0.0, "share_no_memory": 0.0},
@@ -41,15 +50,15 @@ TRAINED = re.compile(r"diffusion_model\.blocks\.\d+\.((self|cross)_attn\.[qkvo]|
 
 @dataclass(frozen=True)
 class Run:
-    """Settings of one training run, and the models it starts from. A step takes `batch` samples."""
+    """Settings of one training run, and the models it starts from. A step takes `batch` samples on each server."""
 
     first: int = 0  # steps done by the LoRA it goes on from
-    steps: int = 2300  # with those
-    stories: int = 150
-    scenes: int = 50
-    samples: int = 4000
+    steps: int = 2000  # with those
+    stories: int = 100
+    scenes: int = 100
+    samples: int = 6000
     batch: int = 128
-    part: int = 100  # steps of one prompt; each begins with a new optimizer
+    part: int = 140  # steps of one prompt; each begins with a new optimizer
     rank: int = 16
     learning_rate: float = 6e-3
     i2v: str = "storymem_world_i2v.safetensors"
@@ -63,19 +72,24 @@ class Run:
 
 
 # What is hard, choosing whom to copy, is the same for both: the second goes on from the first.
-RUNS = {"first_frame": Run(), "motion_frames": Run(first=2300, steps=2400, learning_rate=1e-3)}
+RUNS = {"first_frame": Run(), "motion_frames": Run(first=2000, steps=2100, learning_rate=1e-3)}
 
 
 def write_clips(folder: Path, stories: int, scenes: int) -> None:
     """Every shot of every story and scene as a lossless video with its caption, where they are not there yet."""
     seeds = range(FIRST_STORY, FIRST_STORY + stories + scenes)
     jobs = [(folder / str(seed), (random_story if i < stories else random_scene)(seed)) for i, seed in enumerate(seeds)]
+    jobs = [(own, shots) for own, shots in jobs if not own.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     for _ in tqdm(ahead(_write_all, jobs), total=len(jobs), desc="clips"):
         pass
 
 
 def _write_all(job: tuple[Path, Sequence[Shot]]) -> None:
-    write_shots(*job)
+    folder, shots = job
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    write_shots(unfinished, shots)
+    unfinished.rename(folder)
 
 
 def write_shots(folder: Path, shots: Sequence[Shot]) -> None:
@@ -101,8 +115,8 @@ def write_lossless(path: Path, frames: np.ndarray) -> None:
         container.mux(stream.encode(None))
 
 
-def prompt(run: Run, kind: str, name: str, done: int, existing: str) -> dict:
-    """The next part of a run as a prompt in API format; node "loss" shows its losses."""
+def prompt(run: Run, kind: str, name: str, done: int, existing: str, server: int) -> dict:
+    """The next part of a run on one of the servers as a prompt in API format; node "loss" shows its losses."""
     training_set = {
         "model": ["shift", 0],
         "vae": ["vae", 0],
@@ -110,7 +124,7 @@ def prompt(run: Run, kind: str, name: str, done: int, existing: str) -> dict:
         "folder": name,
         **{"width": WIDTH, "height": HEIGHT, "length": FRAMES},
         # Each part draws memories anew: those of one drawing may be learned by heart.
-        **{"samples": run.samples, "seed": done, "max_memory": 10, "min_similarity": -1.0},
+        **{"samples": run.samples, "seed": SERVERS * done + server, "max_memory": MAX_MEMORY, "min_similarity": -1.0},
         **SHARES[kind],
         **{"noise_levels": "all", "boundary": 0.9},
     }
@@ -118,65 +132,109 @@ def prompt(run: Run, kind: str, name: str, done: int, existing: str) -> dict:
         **{"model": ["set", 0], "latents": ["set", 1], "positive": ["set", 2]},
         **{"batch_size": run.batch, "grad_accumulation_steps": 1, "steps": min(run.part, run.steps - done)},
         **{"learning_rate": run.rate(done), "rank": run.rank, "optimizer": "AdamW", "loss_function": "MSE"},
-        **{"seed": done * 1000, "training_dtype": "fp32", "lora_dtype": "fp32"},
+        **{"seed": 1000 * done + server, "training_dtype": "bf16", "lora_dtype": "fp32"},
         **{"quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": False, "checkpoint_depth": 1},
         **{"offloading": False, "existing_lora": existing, "bucket_mode": False, "bypass_mode": False},
     }
     nodes = {
         "i2v": ("UNETLoader", {"unet_name": run.i2v, "weight_dtype": "default"}),
-        "shift": ("ModelSamplingSD3", {"model": ["i2v", 0], "shift": SHIFT}),
+        "quick": ("StoryMemDemoQuickTraining", {"model": ["i2v", 0]}),
+        "shift": ("ModelSamplingSD3", {"model": ["quick", 0], "shift": SHIFT}),
         "vae": ("VAELoader", {"vae_name": run.vae}),
         "text": ("StoryMemDemoCLIPLoader", {"clip_name": run.text}),
         "set": ("StoryMemTrainingSet", training_set),
         "lora": ("TrainLoraNode", trainer),
-        "save": ("SaveLoRA", {"lora": ["lora", 0], "prefix": f"loras/{LORA.format(kind)}", "steps": ["lora", 2]}),
+        "save": ("SaveLoRA", {"lora": ["lora", 0], "prefix": f"loras/{own_name(kind, server)}", "steps": ["lora", 2]}),
         "loss": ("PreviewAny", {"source": ["lora", 1]}),
     }
     return {number: {"class_type": node, "inputs": inputs} for number, (node, inputs) in nodes.items()}
 
 
-def last_part(loras: Path, kind: str) -> tuple[int, str]:
-    """Steps done, and the file that holds them."""
-    found = [
-        (int(STEPS.search(path.name)[1]), path.name)
-        for path in loras.glob(f"{LORA.format(kind)}_*_steps_*.safetensors")
-    ]
+def own_name(kind: str, server: int) -> str:
+    """Of the LoRA files of one server, before the mean is taken."""
+    return f"server{server}_{LORA.format(kind)}"
+
+
+def last_part(loras: Path, name: str) -> tuple[int, str]:
+    """Steps done by LoRA `name`, and the file that holds them."""
+    found = [(int(STEPS.search(path.name)[1]), path.name) for path in loras.glob(f"{name}_*_steps_*.safetensors")]
     return max(found, default=(0, "[None]"))
 
 
-def run_part(client: Client, run: Run, nodes: dict, bar: tqdm) -> list[float]:
+def run_part(client: Client, nodes: dict, bar: tqdm | None) -> list[float]:
     """Runs one prompt; the losses of its steps, in order."""
-    start = bar.n
+    start = bar.n if bar else 0
 
     def show(event: str, data: object) -> None:
-        if event == "progress" and data["node"] == "lora":
+        if bar and event == "progress" and data["node"] == "lora":
             bar.update(start + data["value"] - bar.n)
 
     return json.loads(client.run(nodes, show)["outputs"]["loss"]["text"][0])["loss"]
 
 
-def train_lora(kind: str, base: Path = BASE) -> Path:
-    """Trains the LoRA for cuts and `kind` of continuations, or goes on; the finished file."""
+def take_mean(loras: Path, kind: str) -> tuple[int, str]:
+    """Write the mean of what the servers trained last; steps done, and the file."""
+    parts = [last_part(loras, own_name(kind, server)) for server in range(SERVERS)]
+    ((done, _),) = {(done, None) for done, _ in parts}
+    files = [load_file(loras / file) for _, file in parts]
+    mean = {key: torch.stack([file[key].float() for file in files]).mean(0) for key in files[0]}
+    name = f"{LORA.format(kind)}_{done}_steps_.safetensors"
+    save_file(mean, loras / f"{name}.unfinished")
+    os.replace(loras / f"{name}.unfinished", loras / name)
+    return done, name
+
+
+def server_base(base: Path, server: int) -> Path:
+    """A base directory for one of the servers, which share models and output."""
+    own = base / "small_world" / f"server{server}"
+    own.mkdir(parents=True, exist_ok=True)
+    if not (own / "output").exists():
+        (own / "output").symlink_to(base / "output", target_is_directory=True)
+    make_base(own, base / "input" / FOOTAGE_NAME, models=base / "models")
+    return own
+
+
+def train_lora(kind: str, start: Path | None = None, steps: int | None = None, base: Path = BASE) -> Path:
+    """Trains the LoRA for cuts and `kind` of continuations, or goes on; the finished file.
+
+    start: a folder of exported files, whose `first_frame` it begins with; steps: of this run, in place of those from
+    nothing.
+    """
     os.nice(10)
-    run = RUNS[kind]
-    name, server = f"small_world_{run.stories}_{run.scenes}", Server(base, keep_memory=True)
+    run = RUNS[kind] if steps is None else replace(RUNS[kind], steps=RUNS[kind].first + steps)
+    name = f"small_world_{run.stories}_{run.scenes}"
     loras, log = base / "output" / "loras", LOGS / f"lora_{kind}.jsonl"
-    write_clips(base / "input" / name, run.stories, run.scenes)
+    bases = [server_base(base, number) for number in range(SERVERS)]
+    for own in bases:
+        write_clips(own / "input" / name, run.stories, run.scenes)
     for folder in (LOGS, CHECKPOINTS):
         folder.mkdir(parents=True, exist_ok=True)
-    done, file = last_part(loras, kind)
-    if not done:
+    if start is not None:
+        loras.mkdir(parents=True, exist_ok=True)
+        begun = loras / f"{LORA.format(kind)}_{run.first}_steps_.safetensors"
+        shutil.copyfile(start / f"{LORA.format('first_frame')}.safetensors", begun)
+    done, file = last_part(loras, LORA.format(kind))
+    if done <= run.first:
         log.unlink(missing_ok=True)
     if done < run.first:
-        done, file = last_part(loras, "first_frame")
+        done, file = last_part(loras, LORA.format("first_frame"))
         if done < run.first:
             raise SystemExit(f"lora_{kind} goes on from lora_first_frame: train that first")
-    with server, tqdm(total=run.steps, initial=done, desc=f"lora_{kind}") as bar:
+    with ExitStack() as running, tqdm(total=run.steps, initial=done, desc=f"lora_{kind}") as bar:
+        servers = [running.enter_context(Server(own, keep_memory=True)) for own in bases]
+        pool = ThreadPoolExecutor(SERVERS)
+        running.callback(pool.shutdown, cancel_futures=True)
         while done < run.steps:
-            start = time.monotonic()
-            losses = run_part(server.client, run, prompt(run, kind, name, done, file), bar)
-            done, file = last_part(loras, kind)
-            loss, seconds = round(sum(losses) / len(losses), 5), round(time.monotonic() - start, 1)
+            began = time.monotonic()
+            parts = [
+                pool.submit(
+                    run_part, server.client, prompt(run, kind, name, done, file, number), None if number else bar
+                )
+                for number, server in enumerate(servers)
+            ]
+            losses = [loss for part in parts for loss in part.result()]
+            done, file = take_mean(loras, kind)
+            loss, seconds = round(sum(losses) / len(losses), 5), round(time.monotonic() - began, 1)
             with log.open("a") as lines:
                 lines.write(json.dumps({"step": done, "seconds": seconds, "loss": loss}) + "\n")
             bar.n = done

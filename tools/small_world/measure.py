@@ -61,7 +61,6 @@ class SeenPlace:
 
     sky: str
     ground: str
-    landmark: str
 
 
 def measure_characters(frames: np.ndarray, count: int) -> list[Seen]:
@@ -92,7 +91,6 @@ def measure_place(frames: np.ndarray) -> SeenPlace:
     return SeenPlace(
         list(SKY_COLOURS)[int(votes[: len(SKY_COLOURS)].argmax())],
         list(GROUND_COLOURS)[int(np.bincount(ground, minlength=1).argmax())],
-        list(LANDMARK_COLOURS)[int(votes[len(SKY_COLOURS) :].argmax())],
     )
 
 
@@ -170,7 +168,7 @@ class _Template:
 
 @cache
 def _templates(blur: float) -> dict[tuple[str, str, str], _Template]:
-    place = Place("desert", "pale", "snow", "stone", (-500.0, -500.0))
+    place = Place("desert", "pale", "snow", (-500.0, -500.0))
     templates = {}
     for kind, accessory, pattern in product(KINDS, ACCESSORIES, PATTERNS):
         character = Character(kind, "red", pattern, "blue", accessory)

@@ -15,6 +15,7 @@ from .world import (
     GROUND_Y,
     HEAD_COLOURS,
     HEIGHT,
+    HILLS,
     LANDMARK_COLOURS,
     LEGS,
     SKY_COLOURS,
@@ -67,8 +68,9 @@ def cells_of_characters(shot: Shot) -> np.ndarray:
             left = 0.85 if shot.characters[index].accessory == "balloon" else 0.5
             right = 0.85 if index == 0 and shot.action == "wave" else 0.5
             edges = (y - 0.8 * height, y + 0.7 * height, x - left * height, x + right * height)
-            top, bottom, left, right = (max(0, round(edge / cell)) for edge in edges)
-            cells[time, top:bottom, left:right] = True
+            rows = slice(max(0, int(edges[0] // cell)), int(-(-edges[1] // cell)))
+            columns = slice(max(0, int(edges[2] // cell)), int(-(-edges[3] // cell)))
+            cells[time, rows, columns] = True
     return cells
 
 
@@ -105,7 +107,7 @@ def draw(shot: Shot, pose: Pose) -> np.ndarray:
 
 def _screen(pose: Pose, x: float, y: float) -> tuple[float, float]:
     """Where a point of the scene is on the screen; the camera comes closer to the first character's body."""
-    anchor_x, anchor_y = WIDTH / 2, FEET_Y - 20
+    anchor_x, anchor_y = pose.x[0], FEET_Y - 20
     return (x - anchor_x) * pose.scale + anchor_x, (y - anchor_y) * pose.scale + anchor_y
 
 
@@ -132,7 +134,8 @@ def _draw_place(canvas: np.ndarray, shot: Shot, pose: Pose) -> None:
         period = WIDTH * 1.5
         x = (base - pose.scroll + 40) % period - 40
         for shape in _landmark(place.kind, x):
-            _fill(canvas, pose, shape, LANDMARK_COLOURS[place.landmark])
+            _fill(canvas, pose, shape, LANDMARK_COLOURS[place.kind])
+    _fill(canvas, pose, _box(-WIDTH, GROUND_Y - HILLS, 2 * WIDTH, GROUND_Y), LANDMARK_COLOURS[place.kind])
     _fill(canvas, pose, _box(-WIDTH, GROUND_Y, 2 * WIDTH, 2 * HEIGHT), GROUND_COLOURS[place.ground])
 
 
@@ -168,7 +171,7 @@ def outline(kind: str) -> list[np.ndarray]:
 def pattern_shapes(pattern: str) -> list[np.ndarray]:
     """What is painted on the body, as far as the outline reaches."""
     if pattern == "belt":
-        return [_box(-0.5, 0.16, 0.5, 0.36)]
+        return [_box(-0.5, 0.14, 0.5, 0.38)]
     if pattern == "spots":
         return [_ellipse(x, y, 0.14, 0.13) for x, y in ((-0.24, 0.16), (0.24, 0.16), (0, 0.36))]
     return []
@@ -193,8 +196,8 @@ def _draw_character(canvas: np.ndarray, character: Character, pose: Pose, index:
         hand = shoulder + along * 21
         _fill(canvas, pose, np.stack([shoulder - across, shoulder + across, hand + across, hand - across]), body)
     if character.accessory == "balloon":
-        _fill(canvas, pose, _box(x - 19, bottom - 28, x - 18, bottom - 10), DARK)
-        _fill(canvas, pose, _ellipse(x - 18.5, bottom - 32, 5.5, 6.5), ORANGE)
+        _fill(canvas, pose, _box(x - 19.5, bottom - 28, x - 18.5, bottom - 10), DARK)
+        _fill(canvas, pose, _ellipse(x - 19, bottom - 33, 6, 7.5), ORANGE)
 
     inside = np.zeros(canvas.shape[:2], np.uint8)
     for shape in outline(character.kind):
@@ -215,4 +218,4 @@ def _draw_character(canvas: np.ndarray, character: Character, pose: Pose, index:
         _fill(canvas, pose, place(_ellipse(eye + look, 0.66, 0.07, 0.09)), DARK)
     if character.accessory == "hat":
         _fill(canvas, pose, place(_box(-0.42, 0.9, 0.42, 0.99)), DARK)
-        _fill(canvas, pose, place(_box(-0.27, 0.95, 0.27, 1.28)), DARK)
+        _fill(canvas, pose, place(_box(-0.34, 0.95, 0.34, 1.34)), DARK)

@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import cos, pi
 from pathlib import Path
@@ -59,6 +59,10 @@ class Schedule:
     average: float = 0.995
     save_every: int = 100
 
+    def shortened(self, steps: int) -> "Schedule":
+        """For a run that goes on from trained weights."""
+        return replace(self, steps=steps, average=min(self.average, 1 - 10 / steps))
+
     def rate(self, step: int) -> float:
         return self.learning_rate * min(1, (step + 1) / self.warm_up) * (0.51 + 0.49 * cos(pi * step / self.steps))
 
@@ -67,12 +71,12 @@ def train(
     name: str,
     model: torch.nn.Module,
     schedule: Schedule,
-    loss_of_step: Callable[[int], dict[str, torch.Tensor]],
+    losses_of_step: Callable[[int], Iterable[dict[str, torch.Tensor]]],
 ) -> dict[str, torch.Tensor]:
     """Train `model` and return its averaged weights; a run that was stopped goes on at its last checkpoint.
 
-    loss_of_step: given the step, draws a batch (from the step alone, so that a resumed run sees what an
-    uninterrupted one sees) and returns the losses by name; "loss" is the one to minimise.
+    losses_of_step: given the step, draws a batch (from the step alone, so that a resumed run sees what an
+    uninterrupted one sees) and gives the losses by name for each of its equal parts; "loss" is the one to minimise.
     """
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     LOGS.mkdir(exist_ok=True)
@@ -95,8 +99,14 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         torch.manual_seed(step)
-        losses = loss_of_step(step)
-        losses["loss"].backward()
+        parts = 0
+        for losses in losses_of_step(step):
+            losses["loss"].backward()
+            parts += 1
+            for key, value in losses.items():
+                sums[key] = sums.get(key, 0.0) + value.detach()
+        sums["count"] = sums.get("count", 0) + parts
+        torch._foreach_div_([weight.grad for weight in model.parameters() if weight.grad is not None], parts)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -104,9 +114,6 @@ def train(
             # A young average would remember the random start.
             decay = min(schedule.average, (step + 1) / (step + 10))
             torch._foreach_lerp_(averaged, list(model.state_dict().values()), 1 - decay)
-        for key, value in losses.items():
-            sums[key] = sums.get(key, 0.0) + value.detach()
-        sums["count"] = sums.get("count", 0) + 1
         if (step + 1) % 25 == 0:
             row = {key: float(value) / sums["count"] for key, value in sums.items() if key != "count"}
             row = {"step": step + 1, "seconds": round(time.monotonic() - start, 1)} | {

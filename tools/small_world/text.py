@@ -7,11 +7,10 @@ import sentencepiece
 import torch
 
 from .host import DEVICE, T5, comfy
-from .world import random_clip
+from .world import every_caption
 
 WIDTH = 64
 TOKENS = 16  # captions are padded to this with zeros; the longest has 12 tokens
-CORPUS_CLIPS = 2000
 CONFIG = {"d_model": WIDTH, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2}
 UMT5 = {"dense_act_fn": "gelu_pytorch_tanh", "is_gated_act": True, "model_type": "umt5"}
 
@@ -20,7 +19,7 @@ def tokenizer_model() -> bytes:
     """A SentencePiece model of the captions' words; bytes stand for anything else."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(random_clip(seed).caption for seed in range(CORPUS_CLIPS)),
+        sentence_iterator=every_caption(),
         model_writer=model,
         model_type="bpe",
         vocab_size=400,  # 256 of them are the single bytes, so any text can be encoded

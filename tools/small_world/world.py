@@ -1,6 +1,8 @@
 """Characters, places, shots and stories of the small world, drawn at random from a seed."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import permutations, product
 
 import numpy as np
 
@@ -11,7 +13,12 @@ PATTERNS = ("plain", "belt", "spots")
 ACCESSORIES = ("none", "hat", "balloon")
 ACTIONS = ("walk left", "walk right", "jump", "wave", "turn")
 CAMERAS = ("static", "pan", "zoom", "close-up")
-PLACES = ("desert", "forest", "town", "mountains")  # fixes the shape of the landmarks
+PLACES = (
+    "desert",
+    "forest",
+    "town",
+    "mountains",
+)  # fixes the landmarks and the colour of the hills
 
 # RGB. Characters are bright and places are dull, so a pixel's colour tells which of the two it belongs to.
 BODY_COLOURS = {
@@ -43,18 +50,21 @@ GROUND_COLOURS = {
     "earth": (125, 95, 75),
     "snow": (232, 234, 238),
 }
+# Of the far hills, too: a stripe between sky and ground, which tells all along it what place this is.
 LANDMARK_COLOURS = {
-    "brown": (85, 65, 55),
-    "moss": (75, 100, 80),
-    "navy": (70, 80, 125),
-    "brick": (155, 90, 80),
-    "stone": (195, 190, 180),
+    "desert": (75, 100, 80),
+    "forest": (85, 65, 55),
+    "town": (155, 90, 80),
+    "mountains": (115, 105, 150),
 }
 
 BODY_HEIGHT, BODY_WIDTH, LEGS = 30.0, 28.0, 5.0  # pixels at scale 1
-GROUND_Y, FEET_Y = 40.0, 61.0
-GRID = 8.0  # pixels, a cell of the latents: everything stands on it, and steps over a cell in a latent frame
-WALK, JUMP, PAN, TURN_WIDTH = 4 * GRID, 11.0, 4 * GRID, 0.35
+GROUND_Y, FEET_Y, HILLS = 40.0, 61.0, 5.0
+# Pixels on a side of what a transformer sees as one token. Everybody stands in the middle of one, so that memory shows
+# the same tokens wherever somebody stands; a walk or a pan crosses half of one in a latent frame.
+TOKEN = 16.0
+LEFTMOST, RIGHTMOST = 1.5 * TOKEN, 4.5 * TOKEN  # where somebody stands beside somebody else
+WALK, JUMP, PAN, TURN_WIDTH = 2 * TOKEN, 11.0, 2 * TOKEN, 0.35
 CLOSE_UP = 1.3
 
 
@@ -76,7 +86,6 @@ class Place:
     kind: str
     sky: str
     ground: str
-    landmark: str
     landmarks: tuple[float, float]
 
 
@@ -112,19 +121,23 @@ class Shot:
         return f"The {actor.kind} {what}{beside}, {self.place.kind}, {self.camera}."
 
 
+def every_caption() -> Iterator[str]:
+    """All captions there can be, and some that are never drawn."""
+    casts = [kinds for count in (1, 2) for kinds in permutations(KINDS, count)]
+    for kinds, place, action, camera in product(casts, PLACES, ACTIONS, CAMERAS):
+        cast = tuple(Character(kind, "", "", "", "") for kind in kinds)
+        yield Shot(cast, Place(place, "", "", (0, 0)), action, camera, (), ()).caption
+
+
 def random_character(rng: np.random.Generator, kind: str) -> Character:
     body, pattern_colour = rng.choice(list(BODY_COLOURS), 2, replace=False)
     return Character(kind, str(body), str(rng.choice(PATTERNS)), str(pattern_colour), str(rng.choice(ACCESSORIES)))
 
 
 def random_place(rng: np.random.Generator, kind: str) -> Place:
-    colours = (str(rng.choice(list(names))) for names in (SKY_COLOURS, GROUND_COLOURS, LANDMARK_COLOURS))
-    first = on_grid(rng.uniform(0, WIDTH / 2))
-    return Place(kind, *colours, (first, first + on_grid(rng.uniform(40, 56))))
-
-
-def on_grid(x: float) -> float:
-    return GRID * round(x / GRID)
+    sky, ground = (str(rng.choice(list(names))) for names in (SKY_COLOURS, GROUND_COLOURS))
+    first = TOKEN * int(rng.integers(4))
+    return Place(kind, sky, ground, (first, first + 3 * TOKEN))
 
 
 def random_shot(rng: np.random.Generator, characters: tuple[Character, ...], place: Place) -> Shot:
@@ -133,15 +146,14 @@ def random_shot(rng: np.random.Generator, characters: tuple[Character, ...], pla
         action, camera = str(rng.choice(ACTIONS)), str(rng.choice(CAMERAS))
         if camera in ("zoom", "close-up") and action.startswith("walk"):
             camera = str(rng.choice(CAMERAS[:2]))  # it would leave the picture
-        middle = {"walk left": 48 + WALK / 2, "walk right": 48 - WALK / 2}.get(action, 48.0)
-        x = (middle + on_grid(rng.uniform(-12, 12)) * (camera in ("static", "pan")),)
+        x = (LEFTMOST + TOKEN * int(rng.integers(2)) + {"walk left": WALK, "walk right": 0.0}.get(action, TOKEN),)
     else:
         action, camera = str(rng.choice(ACTIONS[2:])), str(rng.choice(CAMERAS[:2]))
-        x = tuple(float(side) for side in rng.permutation([24.0, 72.0]))
+        x = tuple(float(side) for side in rng.permutation([LEFTMOST, RIGHTMOST]))
     facing = tuple(int(side) for side in rng.choice([-1, 1], len(characters)))
     if action.startswith("walk"):
         facing = (-1 if action == "walk left" else 1, *facing[1:])
-    return Shot(characters, place, action, camera, x, facing, on_grid(rng.uniform(0, WIDTH)))
+    return Shot(characters, place, action, camera, x, facing, TOKEN * int(rng.integers(WIDTH // TOKEN)))
 
 
 def random_clip(seed: int, pairs: float = 0.25) -> Shot:
@@ -191,7 +203,7 @@ def continue_shot(rng: np.random.Generator, shot: Shot) -> Shot:
     if len(shot.characters) > 1 or shot.camera in ("zoom", "close-up"):
         choices = [action for action in choices if not action.startswith("walk")]
     else:
-        room = {"walk left": end.x[0] - WALK >= 24, "walk right": end.x[0] + WALK <= WIDTH - 24}
+        room = {"walk left": end.x[0] - WALK >= LEFTMOST, "walk right": end.x[0] + WALK <= RIGHTMOST}
         choices = [action for action in choices if room.get(action, True)]
     action = str(rng.choice(choices))
     facing = end.facing
