@@ -221,9 +221,9 @@ def train_lora(kind: str, start: Path | None = None, steps: int | None = None, b
         if done < run.first:
             raise SystemExit(f"lora_{kind} goes on from lora_first_frame: train that first")
     with ExitStack() as running, tqdm(total=run.steps, initial=done, desc=f"lora_{kind}") as bar:
-        servers = [running.enter_context(Server(own, keep_memory=True)) for own in bases]
         pool = ThreadPoolExecutor(SERVERS)
-        running.callback(pool.shutdown, cancel_futures=True)
+        running.callback(pool.shutdown, cancel_futures=True)  # once the servers have stopped
+        servers = [running.enter_context(Server(own, keep_memory=True)) for own in bases]
         while done < run.steps:
             began = time.monotonic()
             parts = [

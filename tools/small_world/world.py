@@ -13,12 +13,7 @@ PATTERNS = ("plain", "belt", "spots")
 ACCESSORIES = ("none", "hat", "balloon")
 ACTIONS = ("walk left", "walk right", "jump", "wave", "turn")
 CAMERAS = ("static", "pan", "zoom", "close-up")
-PLACES = (
-    "desert",
-    "forest",
-    "town",
-    "mountains",
-)  # fixes the landmarks and the colour of the hills
+PLACES = ("desert", "forest", "town", "mountains")  # fixes the landmarks and the hills' colour
 
 # RGB. Characters are bright and places are dull, so a pixel's colour tells which of the two it belongs to.
 BODY_COLOURS = {
