@@ -1,13 +1,17 @@
 """What the small world's models are trained on. These tests have ComfyUI's model classes in their own process."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tools.demo_models import WEIGHTS
-from tools.small_world import dataset, probe
+from tools.small_world import autoencoder, dataset, export, lora, probe, run
 from tools.small_world.dataset import CLIPS_PER_SHARD, PAIRS, Clips
+from tools.small_world.measure import measure_characters
+from tools.small_world.render import render
 from tools.small_world.text import TextEncoder
 from tools.small_world.transformer import CUT, FIRST_FRAME, known_channels, trained
 from tools.small_world.world import random_clip
@@ -72,6 +76,73 @@ def test_a_clip_comes_with_its_own_caption(tmp_path, monkeypatch):
     assert len(seen) > 1.5 * CLIPS_PER_SHARD
     again = clips.batch(59, 64)
     assert torch.equal(again["clip"], drawn["clip"])
+
+
+def test_exported_files_are_taken_up_as_they_are(tmp_path, monkeypatch):
+    """A round trip: what is exported after taking up is what was there."""
+    monkeypatch.setattr(run, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(export, "CHECKPOINTS", tmp_path)
+    export.take_up()
+    taken = export.finished()
+    assert sorted(taken) == ["i2v", "t2v", "umt5", "vae"]
+    monkeypatch.setattr(export, "WEIGHTS", tmp_path / "weights")
+    for name, weights in taken.items():
+        written = export.export(name, *(export.text_encoder(weights) if name == "umt5" else (weights, {})))
+        shipped, again = load_file(WEIGHTS / written.name), load_file(written)
+        assert shipped.keys() == again.keys()
+        assert all(torch.equal(shipped[key], again[key]) for key in shipped)
+
+
+def test_training_the_decoder_leaves_latents_as_they_are(tmp_path, monkeypatch):
+    for folder in ("CHECKPOINTS", "LOGS"):
+        monkeypatch.setattr(run, folder, tmp_path)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    small = autoencoder.random_frames(1, 1, 5, crop=16)
+    monkeypatch.setattr(autoencoder, "random_frames", lambda *_, **__: small)
+    autoencoder.train_decoder(WEIGHTS, 2)
+    before, after = autoencoder.exported(WEIGHTS), run.load_finished("vae")
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert "conv2.weight" in changed
+    assert any(key.startswith("decoder.") for key in changed)
+    assert not any(key.startswith(dataset.ENCODER) for key in changed)
+
+
+def test_looks_and_actions_are_measured_through_the_trained_autoencoder():
+    """What the autoencoder leaves of a picture is enough for the measure, so that it is no limit of the figures."""
+    vae = autoencoder.new_autoencoder()
+    vae.load_state_dict(autoencoder.exported(WEIGHTS))
+    right, total = 0, 0
+    for seed in range(40):
+        clip = render(random_clip(seed, PAIRS))
+        with torch.no_grad():
+            video = autoencoder.decode(vae, autoencoder.encode(vae, autoencoder.to_video(clip.frames[None])))
+        frames = ((video[0].movedim(0, -1).clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+        seen = measure_characters(frames, len(clip.shot.characters))
+        assert len(seen) == len(clip.shot.characters)
+        for who, index in zip(seen, np.argsort(clip.shot.x), strict=True):
+            truth = clip.shot.characters[index]
+            found = replace(who.looks, pattern_colour=truth.pattern_colour) if truth.pattern == "plain" else who.looks
+            right += sum(getattr(found, field.name) == getattr(truth, field.name) for field in fields(truth))
+            right += who.action == (clip.shot.action if index == 0 else "stand")
+            total += len(fields(truth)) + 1
+    assert right >= 0.99 * total
+
+
+def test_servers_go_on_from_the_mean_of_their_loras(tmp_path):
+    name = lora.LORA.format("first_frame")
+    own = [{"a": torch.randn(3, 4), "b": torch.randn(2)} for _ in range(lora.SERVERS)]
+    for server, weights in enumerate(own):
+        save_file(weights, tmp_path / f"{lora.own_name('first_frame', server)}_140_steps_00001_.safetensors")
+        stale = {key: weight + 5 for key, weight in weights.items()}
+        save_file(stale, tmp_path / f"{lora.own_name('first_frame', server)}_20_steps_00001_.safetensors")
+    done, file = lora.take_mean(tmp_path, "first_frame")
+    assert (done, file) == lora.last_part(tmp_path, name) == (140, f"{name}_140_steps_.safetensors")
+    mean = load_file(tmp_path / file)
+    for key in ("a", "b"):
+        torch.testing.assert_close(mean[key], sum(weights[key] for weights in own) / lora.SERVERS)
+    save_file(own[0], tmp_path / f"{lora.own_name('first_frame', 0)}_160_steps_00141_.safetensors")
+    with pytest.raises(ValueError, match="unpack"):  # one server is ahead: a mean of different steps is none
+        lora.take_mean(tmp_path, "first_frame")
 
 
 def test_memory_tells_the_trained_models_about_looks():

@@ -5,7 +5,8 @@ before the first temporal stride (encoder) and after the last one (decoder) see 
 past taps stay zero and the host's own one-frame path computes them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import max_pool3d
 
-from .host import DEVICE, Resample, RMS_norm, Wan21, WanVAE
+from .host import BFLOAT16, DEVICE, Resample, RMS_norm, Wan21, WanVAE
 from .render import random_frames
 from .run import Schedule, ahead, load_finished, save_finished, train
 from .world import FRAMES
@@ -26,6 +27,7 @@ LATENT_PENALTY = 2e-4  # keeps the latents from growing out of that noise
 
 BATCH = 16
 SCHEDULE = Schedule(steps=2500, learning_rate=1e-3, warm_up=50, average=0.99)
+DECODER = Schedule(steps=400, learning_rate=1e-3, warm_up=20, average=0.98, save_every=50)
 
 
 def new_autoencoder() -> WanVAE:
@@ -159,9 +161,15 @@ def to_video(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames).to(DEVICE).movedim(-1, 1).float() / 127.5 - 1
 
 
-def losses(vae: WanVAE, video: torch.Tensor) -> dict[str, torch.Tensor]:
+def losses(vae: WanVAE, video: torch.Tensor, fast: Callable | None = None) -> dict[str, torch.Tensor]:
+    """fast: `decode` of this autoencoder, compiled."""
     latents = encode(vae, video)
-    picture = decode(vae, latents + LATENT_NOISE * torch.randn_like(latents))
+    noisy = latents + LATENT_NOISE * torch.randn_like(latents)
+    if fast is None:
+        picture = decode(vae, noisy)
+    else:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=BFLOAT16):
+            picture = fast(noisy).float()
     difference = picture - video
     size = latents.square().mean()
     loss = (importance(video) * (difference.abs() + difference.square())).mean() + LATENT_PENALTY * size
@@ -185,9 +193,7 @@ def train_autoencoder(start: Path | None) -> None:
     torch.manual_seed(0)
     vae = new_autoencoder()
     if start is not None:
-        file = load_file(start / "storymem_world_vae.safetensors", str(DEVICE))
-        trained = {key: weight.float() for key, weight in file.items()}
-        wan = Wan21()
+        trained, wan = exported(start), Wan21()
         gain, offset = 1 / wan.latents_std.flatten(), -wan.latents_mean.flatten() / wan.latents_std.flatten()
         vae.load_state_dict(with_latents_scaled(trained, gain, offset))
     batches: Iterator[np.ndarray] | None = None
@@ -198,6 +204,40 @@ def train_autoencoder(start: Path | None) -> None:
         yield losses(vae, to_video(next(batches)))
 
     save_finished("vae", with_unit_latents(vae, train("vae", vae, SCHEDULE, losses_of_step)))
+
+
+def exported(start: Path) -> dict[str, torch.Tensor]:
+    """The autoencoder of an exported file in folder `start`, float32."""
+    file = load_file(start / "storymem_world_vae.safetensors", str(DEVICE))
+    return {key: weight.float() for key, weight in file.items()}
+
+
+def train_decoder(start: Path | None, steps: int | None) -> None:
+    """The decoder alone, of the trained autoencoder or of the exported one in folder `start`.
+
+    Latents stay what they are, so whatever was trained on them goes on as it is.
+    """
+    torch.manual_seed(4)
+    vae, schedule = new_autoencoder(), DECODER if steps is None else DECODER.shortened(steps)
+    vae.load_state_dict(load_finished("vae") if start is None else exported(start))
+    for encoder in (vae.encoder, vae.conv1):
+        encoder.requires_grad_(False)
+    torch._dynamo.config.recompile_limit = 64  # a compiled layer for each size of its input
+    fast = torch.compile(partial(decode, vae), dynamic=False)
+    batches: Iterator[np.ndarray] | None = None
+
+    def losses_of_step(step: int) -> Iterator[dict[str, torch.Tensor]]:
+        nonlocal batches
+        batches = batches or ahead(clips_batch, range(step, schedule.steps))
+        yield losses(vae, to_video(next(batches)), fast)
+
+    save_finished("vae", train("decoder", vae, schedule, losses_of_step))
+
+
+def clips_batch(step: int) -> np.ndarray:
+    """Short clips, whole in turn with squares around a character."""
+    seed = 300_000 + step
+    return random_frames(seed, 3 * BATCH, 9, crop=48) if step % 2 else random_frames(seed, 20, 9)
 
 
 def batch(step: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .autoencoder import encode_mixed, frame_features, load_autoencoder, to_video
 from .host import DEVICE, Wan21
 from .render import cells_of_characters, render
-from .run import CHECKPOINTS, ahead
+from .run import CHECKPOINTS, ahead, load_finished
 from .world import FRAMES, HEIGHT, WIDTH, Shot, random_clip
 
 SHARDS, CLIPS_PER_SHARD = 100, 250
@@ -26,15 +26,19 @@ ENCODED_AT_ONCE = 25
 # Of clips with two characters. Only who acts in a picture of both teaches which of them a caption's words mean.
 PAIRS = 0.6
 WORLD = ("world", "render")  # what clips look like is in these modules
+ENCODER = ("encoder.", "conv1.")
 KNOWN = {"first_frame": 1, "motion_frames": 5}  # what is known of a shot that goes on without a cut: frames
 
 
 @cache
 def shards_folder() -> Path:
-    """Latents of another autoencoder or another world are of no use: each has a folder of its own."""
+    """Latents of another encoder or another world are of no use: each has a folder of its own."""
     digest = hashlib.sha256(str(PAIRS).encode())
-    for file in (CHECKPOINTS / "vae.safetensors", *(Path(__file__).with_name(f"{name}.py") for name in WORLD)):
-        digest.update(file.read_bytes())
+    for name, weight in sorted(load_finished("vae").items()):
+        if name.startswith(ENCODER):
+            digest.update(weight.numpy())
+    for name in WORLD:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return CHECKPOINTS / f"latents_{digest.hexdigest()[:8]}"
 
 

@@ -22,9 +22,11 @@ from comfy.ldm.wan.model import WanModel
 from comfy.ldm.wan.vae import Resample, RMS_norm, WanVAE
 from comfy.text_encoders.t5 import T5
 
-__all__ = ["DEVICE", "T5", "RMS_norm", "Resample", "Wan21", "WanModel", "WanVAE", "attention", "comfy"]
+__all__ = ["BFLOAT16", "DEVICE", "T5", "RMS_norm", "Resample", "Wan21", "WanModel", "WanVAE", "attention", "comfy"]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Matrix products in bfloat16 take a quarter of the time where a CPU has them.
+BFLOAT16 = DEVICE.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
 if DEVICE.type != "cpu":
     torch.set_default_device(DEVICE)
     torch.set_float32_matmul_precision("high")

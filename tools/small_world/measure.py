@@ -4,6 +4,7 @@ Everything is matched by colour and outline against renderings, so it works on g
 clean ones. Frames are uint8 [N, 64, 96, 3], RGB.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -32,16 +33,20 @@ ENLARGED = 3  # frames are enlarged before they are measured, for boxes finer th
 BRIGHT = 90  # spread of RGB from which a pixel belongs to a character; every body colour has 145 or more
 DARKEST = 75  # largest RGB value of a hat or a string; a night sky has 100
 MIN_BODY = 60  # pixels
+THIN = 7  # of a frame that is enlarged; an arm has 15
 CROP = (40, 40)  # a body with what is around it, as a picture of this size: rows, columns
 AROUND = (0.75, 1.3, 0.7, 0.1)  # the crop reaches that many widths left and heights up, widths right, heights down
+LOOKED_AT = 6  # frames that looks are measured in, at least, if there are
 FRONT = 0.8  # share of its greatest width from which a body is seen from the front
 HEAD = 0.005  # misfit of an outline, pixels, that is as bad as a squared difference of 1 in the head's colour
 BLURS = (0.0, 1.0, 1.7)  # pixels; an autoencoder rounds corners, so templates have rounded corners too
-WALKED, JUMPED, TURNED, WAVED = 12.0, 5.5, 0.7, 6.0  # pixels, pixels, share of the width, pixels of arm
+WALKED, JUMPED, TURNED, WAVED = 12.0, 5.5, 0.78, 6.0  # pixels, pixels, share of the mean width, pixels of arm
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in a frame that is enlarged
 
 _COLOURS = np.array(list(BODY_COLOURS.values()), np.float32)
+_PLACE = (*SKY_COLOURS.values(), *GROUND_COLOURS.values(), *LANDMARK_COLOURS.values())
+_HEADS_OR_PLACE = np.array([*HEAD_COLOURS.values(), *_PLACE], np.float32)
 _ORANGE_OR_BODY = np.array([(250, 140, 20), *BODY_COLOURS.values()], np.float32)
 
 
@@ -67,7 +72,7 @@ def measure_characters(frames: np.ndarray, count: int) -> list[Seen]:
     """The `count` largest characters of a clip, from left to right; fewer if they are not there."""
     large = [_enlarge(frame) for frame in frames]
     classes = [_classes(frame) for frame in large]
-    bodies = [_bodies(found)[:count] for found in classes]
+    bodies = [_bodies(found, count) for found in classes]
     present = max((len(found) for found in bodies), key=[len(found) for found in bodies].count)
     seen = []
     for index in range(present):
@@ -108,22 +113,28 @@ def _classes(frame: np.ndarray) -> np.ndarray:
     red, green, blue = cv2.split(frame)
     highest, lowest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
     bright = highest - lowest > BRIGHT
+    # Some heads are hardly brighter than that.
+    unsure = (highest - lowest > BRIGHT - 30) & ~bright & (highest >= DARKEST)
+    bright[unsure] = _nearest(frame[unsure], _HEADS_OR_PLACE) < len(HEAD_COLOURS)
     orange = np.zeros(frame.shape[:2], np.uint8)
     orange[bright] = _nearest(frame[bright], _ORANGE_OR_BODY) == 0
     # Where red meets yellow is a line of orange; and a balloon's smooth edge has colours of bodies.
     balloon = cv2.morphologyEx(orange, cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
     near_balloon = cv2.dilate(balloon, np.ones((7, 7), np.uint8)) > 0
-    return np.stack([bright & ~near_balloon, highest < DARKEST, balloon > 0], -1).astype(np.float32)
+    # Where two dull colours meet, as at hills, are thin bright lines.
+    body = cv2.morphologyEx((bright & ~near_balloon).astype(np.uint8), cv2.MORPH_OPEN, np.ones((THIN, THIN), np.uint8))
+    return np.stack([body, highest < DARKEST, balloon > 0], -1).astype(np.float32)
 
 
-def _bodies(classes: np.ndarray) -> list[Box]:
-    """The bodies in a frame, left to right; large ones only."""
+def _bodies(classes: np.ndarray, count: int = 1) -> list[Box]:
+    """The `count` largest bodies in a frame, from left to right; fewer where there is nothing of their size."""
     mask = classes[..., 0].astype(np.uint8)
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((17, 17), np.uint8))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     order = [i for i in np.argsort(-stats[1:, cv2.CC_STAT_AREA]) + 1 if stats[i, cv2.CC_STAT_AREA] > MIN_BODY * 9]
     largest = stats[order[0], cv2.CC_STAT_AREA] if order else 0
-    boxes = [_box(labels == i) for i in order[:2] if stats[i, cv2.CC_STAT_AREA] > largest / 5]
+    # Somebody who turns is narrow.
+    boxes = [_box(labels == i) for i in order[:count] if stats[i, cv2.CC_STAT_AREA] > largest / 12]
     return sorted(boxes)
 
 
@@ -155,73 +166,106 @@ def _crop(picture: np.ndarray, box: Box) -> np.ndarray:
     return cv2.warpAffine(picture, scale, CROP[::-1], flags=flags, borderMode=cv2.BORDER_CONSTANT)
 
 
-@dataclass(frozen=True, eq=False)
-class _Template:
-    """What a character of this kind, accessory and pattern looks like in the crop."""
+def _variants(box: Box) -> list[Box]:
+    """Boxes of a body of about this width: where a face is dim, its top is not to be trusted."""
+    left, _, right, bottom = box
+    width, middle = right - left, (left + right) / 2
+    return [
+        (middle - wide / 2, bottom + down * width - tall * width, middle + wide / 2, bottom + down * width)
+        for wide in (0.85 * width, width, 1.18 * width)
+        for tall, down in product((0.7, 0.8, 0.9, 1.0, 1.1), (-0.1, 0.0, 0.1))
+    ]
 
-    classes: np.ndarray
-    head: np.ndarray  # where the head's colour is, bool
-    body: np.ndarray  # the body's
-    pattern: np.ndarray
-    height: float  # of its whole body, as a multiple of its box's
+
+@dataclass(frozen=True, eq=False)
+class _Templates:
+    """What characters look like in the crop, by kind, accessory and blur; a row for each of `names`."""
+
+    names: tuple[tuple[str, str, float], ...]
+    classes: np.ndarray  # [T, 3 * pixels]
+    head: np.ndarray  # [T, pixels], sum 1: where the head is
+    colour: np.ndarray  # [T, 3]: the head's
+    body: dict[tuple, np.ndarray]  # by name and pattern, where the body's colour is, bool
+    pattern: dict[tuple, np.ndarray]  # and the pattern's
+    height: np.ndarray  # [T] of the whole body, as a multiple of its box's
 
 
 @cache
-def _templates(blur: float) -> dict[tuple[str, str, str], _Template]:
+def _templates() -> _Templates:
     place = Place("desert", "pale", "snow", (-500.0, -500.0))
-    templates = {}
-    for kind, accessory, pattern in product(KINDS, ACCESSORIES, PATTERNS):
-        character = Character(kind, "red", pattern, "blue", accessory)
-        crops, heights = [], []
-        for facing in (-1, 1):
-            shot = Shot((character,), place, "jump", "static", (48.0,), (facing,))
-            frame = draw(shot, motion(shot, 0.0))
-            frame = _enlarge(cv2.GaussianBlur(frame, (0, 0), blur) if blur else frame)
-            found = _classes(frame)
-            (box,) = _bodies(found)
-            crops.append((_crop(found, box), _crop(frame, box)))
-            heights.append(BODY_HEIGHT * ENLARGED / (box[3] - box[1]))
-        classes = np.mean([c for c, _ in crops], 0)
-        head, red, blue = (
-            np.all([np.square(picture - colour).sum(-1) < 3000 for _, picture in crops], 0)
-            for colour in (HEAD_COLOURS[kind], BODY_COLOURS["red"], BODY_COLOURS["blue"])
-        )
-        templates[kind, accessory, pattern] = _Template(classes, head, red, blue, float(np.mean(heights)))
-    return templates
+    names, rows, heads, heights, bodies, patterns = [], [], [], [], {}, {}
+    for name in product(KINDS, ACCESSORIES, BLURS):
+        kind, accessory, blur = name
+        for pattern in PATTERNS:
+            character = Character(kind, "red", pattern, "blue", accessory)
+            seen, pictures, tall = [], [], []
+            for facing in (-1, 1):
+                shot = Shot((character,), place, "jump", "static", (48.0,), (facing,))
+                frame = draw(shot, motion(shot, 0.0))
+                frame = _enlarge(cv2.GaussianBlur(frame, (0, 0), blur) if blur else frame)
+                found = _classes(frame)
+                (box,) = _bodies(found)
+                seen.append(_crop(found, box))
+                pictures.append(_crop(frame, box))
+                tall.append(BODY_HEIGHT * ENLARGED / (box[3] - box[1]))
+            head, bodies[name, pattern], patterns[name, pattern] = (
+                np.all([np.square(picture - colour).sum(-1) < 3000 for picture in pictures], 0)
+                for colour in (HEAD_COLOURS[kind], BODY_COLOURS["red"], BODY_COLOURS["blue"])
+            )
+            if pattern == "plain":
+                names.append(name)
+                rows.append(np.mean(seen, 0).ravel())
+                heads.append(head.ravel() / head.sum())
+                heights.append(np.mean(tall))
+    colours = [HEAD_COLOURS[kind] for kind, _, _ in names]
+    stacked = (np.array(rows, np.float32) for rows in (rows, heads, colours))
+    return _Templates(tuple(names), *stacked, bodies, patterns, np.array(heights))
+
+
+def _misfits(classes: np.ndarray, frame: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
+    """How badly each template fits the body in each of the boxes, [boxes, T]."""
+    templates = _templates()
+    seen = np.stack([_crop(classes, box).ravel() for box in boxes])
+    off = np.square(seen).sum(1)[:, None] - 2 * seen @ templates.classes.T + np.square(templates.classes).sum(1)
+    # The mean squared distance from the head's colour where the head is: |p|^2 - 2 p c + |c|^2, each averaged.
+    pictures = np.stack([_crop(frame, box).reshape(-1, 3) for box in boxes])
+    mean = np.einsum("bpc,tp->btc", pictures, templates.head, optimize=True)
+    of_squares = np.square(pictures).sum(-1) @ templates.head.T
+    distance = of_squares - 2 * (mean * templates.colour).sum(-1) + np.square(templates.colour).sum(-1)
+    return off + HEAD * distance
 
 
 def _measure_one(frames: list[np.ndarray], all_classes: list[np.ndarray], boxes: dict[int, Box]) -> Seen:
     """One character; `boxes` by the index of the frame."""
-    # Seen from the front: as wide, for its height, as it ever is.
-    ratio = {i: (right - left) / (bottom - top) for i, (left, top, right, bottom) in boxes.items()}
-    front = [i for i in boxes if ratio[i] >= FRONT * max(ratio.values())]
-    crops = [(_crop(all_classes[i], boxes[i]), _crop(frames[i], boxes[i])) for i in front]
-    seen = np.mean([classes for classes, _ in crops], 0)
-
-    def misfit(kind: str, accessory: str, blur: float) -> float:
-        template = _templates(blur)[kind, accessory, "plain"]
-        head = np.mean([np.square(picture[template.head] - HEAD_COLOURS[kind]).sum(-1).mean() for _, picture in crops])
-        return float(np.square(seen - template.classes).sum() + HEAD * head)
-
-    kind, accessory, blur = min(product(KINDS, ACCESSORIES, BLURS), key=lambda names: misfit(*names))
-    templates = _templates(blur)
-    distances = np.mean([np.square(picture[..., None, :] - _COLOURS).sum(-1) for _, picture in crops], 0)
-    best = (np.inf, "", 0, 0)
-    for pattern in PATTERNS:
-        template = templates[kind, accessory, pattern]
-        body, painted = distances[template.body].sum(0), distances[template.pattern].sum(0)
-        pixels = template.body.sum() + template.pattern.sum()
+    # Seen from the front: as wide as it mostly is where it is widest; a box may be too wide in a frame or two.
+    widths = {i: right - left for i, (left, _, right, _) in boxes.items()}
+    widest = np.percentile(list(widths.values()), 80)
+    front = [i for i in boxes if FRONT * widest <= widths[i] <= widest / FRONT]
+    front = front[:: max(1, len(front) // LOOKED_AT)]
+    variants = {i: _variants(boxes[i]) for i in front}
+    misfits = {i: _misfits(all_classes[i], frames[i], variants[i]) for i in front}
+    best = int(sum(misfit.min(0) for misfit in misfits.values()).argmin())
+    templates = _templates()
+    kind, accessory, _ = name = templates.names[best]
+    fitting = {i: variants[i][int(misfits[i][:, best].argmin())] for i in front}
+    pictures = [_crop(frames[i], box) for i, box in fitting.items()]
+    distances = np.mean([np.square(picture[..., None, :] - _COLOURS).sum(-1) for picture in pictures], 0)
+    best_cost, pattern, body, painted = np.inf, "", 0, 0
+    for each in PATTERNS:
+        is_body, is_painted = templates.body[name, each], templates.pattern[name, each]
+        of_body, of_painted = distances[is_body].sum(0), distances[is_painted].sum(0)
+        pixels = is_body.sum() + is_painted.sum()
         for a, b in product(range(len(_COLOURS)), repeat=2):
-            cost = (body[a] + painted[b]) / pixels
-            if a != b and cost < best[0]:
-                best = (cost, pattern, a, b)
-    _, pattern, body, painted = best
+            cost = (of_body[a] + of_painted[b]) / pixels
+            if a != b and cost < best_cost:
+                best_cost, pattern, body, painted = cost, each, a, b
     names = list(BODY_COLOURS)
     looks = Character(kind, names[body], pattern, names[painted], accessory)
     track = np.full((len(frames), 4), np.nan)
-    height = templates[kind, accessory, "plain"].height
-    for index, (left, top, right, bottom) in boxes.items():
-        tall = (bottom - top) * height
+    # In the other frames everybody is as tall as before and after.
+    heights = np.interp(list(boxes), front, [bottom - top for _, top, _, bottom in fitting.values()])
+    for (index, (left, _, right, bottom)), height in zip(boxes.items(), heights, strict=True):
+        tall = height * templates.height[best]
         track[index] = np.array([(left + right) / 2, bottom - tall / 2, right - left, tall]) / ENLARGED
     arms = [_arm(all_classes[i][..., 0], box) for i, box in boxes.items()]
     return Seen(looks, _action(track, np.array(arms)), track)
@@ -244,11 +288,12 @@ def _action(track: np.ndarray, arms: np.ndarray) -> str:
     walked = x[-2:].mean() - x[:2].mean()
     if abs(walked) > WALKED:
         return "walk left" if walked < 0 else "walk right"
-    # Several frames of a turn are narrow; a single one is a mistake of the box.
-    if np.sort(width / track[:, 3])[2] < TURNED * np.median(width / track[:, 3]):
+    # Several frames of a turn are narrow; a single one is a mistake of the box. A zoom widens evenly.
+    if np.sort(width / np.polyval(np.polyfit(time, width, 1), time))[2] < TURNED:
         return "turn"
     # A zoom moves the feet evenly; a jump does not.
     feet = bottom - np.polyval(np.polyfit(time, bottom, 1), time)
     if np.ptp(feet) * BODY_HEIGHT / np.median(track[:, 3]) > JUMPED:
         return "jump"
-    return "wave" if np.sort(arms)[-3:].mean() - arms.min() > WAVED else "stand"
+    # An arm is seen in most frames of a wave.
+    return "wave" if np.sort(arms)[-5] - arms.min() > WAVED else "stand"

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from .autoencoder import load_autoencoder
 from .dataset import Clips, grey_latent
-from .host import DEVICE, WanModel, attention, comfy
+from .host import BFLOAT16, DEVICE, WanModel, attention, comfy
 from .run import Schedule, load_finished, save_finished, train
 from .text import WIDTH as TEXT_WIDTH
 from .text import TextEncoder
@@ -17,8 +17,6 @@ CONFIG = {"dim": 192, "ffn_dim": 576, "num_heads": 4, "num_layers": 4, "text_dim
 LATENT_CHANNELS, MASK_CHANNELS = 16, 4
 BATCH = 256
 AT_ONCE = BATCH if DEVICE.type == "cuda" else 16  # as many as a CPU's caches hold
-# Matrix products in bfloat16 take a quarter of the time where a CPU has them.
-BFLOAT16 = DEVICE.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
 SHIFT = 3.0  # noise levels are drawn as a sampler with this shift visits them
 NO_CAPTION = 0.1  # share of samples without a caption, for classifier-free guidance
 CHARACTERS = 3.0  # weight of the characters in the loss
