@@ -24,6 +24,7 @@ from tools.small_world.world import (
     GROUND_COLOURS,
     HEAD_COLOURS,
     HEIGHT,
+    KINDS,
     PATTERNS,
     SKY_COLOURS,
     WIDTH,
@@ -31,6 +32,7 @@ from tools.small_world.world import (
     every_caption,
     motion,
     random_clip,
+    random_encounters,
     random_scene,
     random_story,
 )
@@ -229,6 +231,18 @@ def test_a_scene_keeps_everybody_and_the_place():
         assert len({(shot.characters, shot.place) for shot in shots}) == 1 and all(shot.cut for shot in shots)
     assert len({shots[0].characters for shots in scenes}) == 30
     assert {len(shots[0].characters) for shots in scenes} == {1, 2}
+
+
+def test_nobody_is_seen_twice_in_encounters():
+    """Memory of the other shots never shows who acts, and often, but not always, where."""
+    known = 0
+    for seed in range(30):
+        shots = random_encounters(seed)
+        actors = [shot.characters for shot in shots]
+        assert sorted(who.kind for (who,) in actors) == sorted(KINDS)
+        assert all(shot.cut for shot in shots)
+        known += sum(shot.place in [other.place for other in shots if other is not shot] for shot in shots)
+    assert 0.6 < known / (30 * len(KINDS)) < 1
 
 
 def test_characters_are_in_the_cells_that_count_more(clips):

@@ -1,7 +1,8 @@
 """The small world's memory LoRAs, trained as users train theirs: Training Set and Train LoRA on ComfyUI's server.
 
 The clips are shots of stories and scenes nobody else sees, a sub-folder each, so that a shot's memory shows its own
-story. A scene, one set-up from shot to shot, teaches to copy from memory; a story, to choose from it.
+story. A scene, one set-up from shot to shot, teaches to copy from memory; a story, to choose from it; encounters, where
+memory shows others, that somebody new has looks of their own.
 
 Two servers, a core each, are quicker than one on two cores. They begin every part of a run with the same LoRA, on
 samples of their own, and the next part begins with the mean of theirs. A run that was stopped goes on from the last
@@ -32,7 +33,7 @@ from tools.setup import BASE, FOOTAGE_NAME, make_base
 
 from .render import render
 from .run import CHECKPOINTS, LOGS, ahead
-from .world import FPS, FRAMES, HEIGHT, WIDTH, Shot, random_scene, random_story
+from .world import FPS, FRAMES, HEIGHT, WIDTH, Shot, random_encounters, random_scene, random_story
 
 LORA = "storymem_world_lora_{}"
 FIRST_STORY = 50_000_000  # seeds of evaluated stories are small
@@ -56,6 +57,7 @@ class Run:
     steps: int = 2000  # with those
     stories: int = 100
     scenes: int = 100
+    encounters: int = 150
     samples: int = 6000
     batch: int = 128
     part: int = 140  # steps of one prompt; each begins with a new optimizer
@@ -75,10 +77,11 @@ class Run:
 RUNS = {"first_frame": Run(), "motion_frames": Run(first=2000, steps=2100, learning_rate=1e-3)}
 
 
-def write_clips(folder: Path, stories: int, scenes: int) -> None:
-    """Every shot of every story and scene as a lossless video with its caption, where they are not there yet."""
-    seeds = range(FIRST_STORY, FIRST_STORY + stories + scenes)
-    jobs = [(folder / str(seed), (random_story if i < stories else random_scene)(seed)) for i, seed in enumerate(seeds)]
+def write_clips(folder: Path, run: Run) -> None:
+    """Every shot of the run's stories, scenes and encounters as a lossless video with its caption, where they are not
+    there yet."""
+    kinds = [random_story] * run.stories + [random_scene] * run.scenes + [random_encounters] * run.encounters
+    jobs = [(folder / str(seed), shots_of(seed)) for seed, shots_of in enumerate(kinds, FIRST_STORY)]
     jobs = [(own, shots) for own, shots in jobs if not own.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for _ in tqdm(ahead(_write_all, jobs), total=len(jobs), desc="clips"):
@@ -202,11 +205,11 @@ def train_lora(kind: str, start: Path | None = None, steps: int | None = None, b
     """
     os.nice(10)
     run = RUNS[kind] if steps is None else replace(RUNS[kind], steps=RUNS[kind].first + steps)
-    name = f"small_world_{run.stories}_{run.scenes}"
+    name = f"small_world_{run.stories}_{run.scenes}_{run.encounters}"
     loras, log = base / "output" / "loras", LOGS / f"lora_{kind}.jsonl"
     bases = [server_base(base, number) for number in range(SERVERS)]
     for own in bases:
-        write_clips(own / "input" / name, run.stories, run.scenes)
+        write_clips(own / "input" / name, run)
     for folder in (LOGS, CHECKPOINTS):
         folder.mkdir(parents=True, exist_ok=True)
     if start is not None:

@@ -191,6 +191,14 @@ def random_scene(seed: int, shots: int = 4) -> tuple[Shot, ...]:
     return tuple(replace(random_shot(rng, cast, place), scroll=0.0) for _ in range(shots))
 
 
+def random_encounters(seed: int) -> tuple[Shot, ...]:
+    """Shots of one character each, everybody once, in one of two places: no shot shows the looks of another's actor."""
+    rng = np.random.default_rng([seed, 4])
+    cast = [random_character(rng, str(kind)) for kind in rng.permutation(KINDS)]
+    places = [random_place(rng, str(kind)) for kind in rng.permutation(PLACES)[:2]]
+    return tuple(replace(random_shot(rng, (who,), places[int(rng.integers(2))]), scroll=0.0) for who in cast)
+
+
 def continue_shot(rng: np.random.Generator, shot: Shot) -> Shot:
     """The next shot without a cut: starts exactly as `shot` ends, and does something else."""
     end = motion(shot, 1.0)
