@@ -100,7 +100,7 @@ def test_training_the_decoder_leaves_latents_as_they_are(tmp_path, monkeypatch):
     small = autoencoder.random_frames(1, 1, 5, crop=16)
     monkeypatch.setattr(autoencoder, "random_frames", lambda *_, **__: small)
     autoencoder.train_decoder(WEIGHTS, 2)
-    before, after = autoencoder.exported(WEIGHTS), run.load_finished("vae")
+    before, after = trained(WEIGHTS, "vae"), run.load_finished("vae")
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert "conv2.weight" in changed
     assert any(key.startswith("decoder.") for key in changed)
@@ -110,7 +110,7 @@ def test_training_the_decoder_leaves_latents_as_they_are(tmp_path, monkeypatch):
 def test_looks_and_actions_are_measured_through_the_trained_autoencoder():
     """What the autoencoder leaves of a picture is enough for the measure, so that it is no limit of the figures."""
     vae = autoencoder.new_autoencoder()
-    vae.load_state_dict(autoencoder.exported(WEIGHTS))
+    vae.load_state_dict(trained(WEIGHTS, "vae"))
     right, total = 0, 0
     for seed in range(40):
         clip = render(random_clip(seed, PAIRS))

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch.nn.functional import max_pool3d
 
 from .host import BFLOAT16, DEVICE, Resample, RMS_norm, Wan21, WanVAE
 from .render import random_frames
-from .run import Schedule, ahead, load_finished, save_finished, train
+from .run import Schedule, ahead, load_finished, save_finished, train, trained
 from .world import FRAMES
 
 WIDTH = 12
@@ -193,9 +192,9 @@ def train_autoencoder(start: Path | None) -> None:
     torch.manual_seed(0)
     vae = new_autoencoder()
     if start is not None:
-        trained, wan = exported(start), Wan21()
+        wan = Wan21()
         gain, offset = 1 / wan.latents_std.flatten(), -wan.latents_mean.flatten() / wan.latents_std.flatten()
-        vae.load_state_dict(with_latents_scaled(trained, gain, offset))
+        vae.load_state_dict(with_latents_scaled(trained(start, "vae"), gain, offset))
     batches: Iterator[np.ndarray] | None = None
 
     def losses_of_step(step: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -206,20 +205,14 @@ def train_autoencoder(start: Path | None) -> None:
     save_finished("vae", with_unit_latents(vae, train("vae", vae, SCHEDULE, losses_of_step)))
 
 
-def exported(start: Path) -> dict[str, torch.Tensor]:
-    """The autoencoder of an exported file in folder `start`, float32."""
-    file = load_file(start / "storymem_world_vae.safetensors", str(DEVICE))
-    return {key: weight.float() for key, weight in file.items()}
-
-
 def train_decoder(start: Path | None, steps: int | None) -> None:
     """The decoder alone, of the trained autoencoder or of the exported one in folder `start`.
 
     Latents stay what they are, so whatever was trained on them goes on as it is.
     """
     torch.manual_seed(4)
-    vae, schedule = new_autoencoder(), DECODER if steps is None else DECODER.shortened(steps)
-    vae.load_state_dict(load_finished("vae") if start is None else exported(start))
+    vae, schedule = new_autoencoder(), DECODER.shortened(steps)
+    vae.load_state_dict(load_finished("vae") if start is None else trained(start, "vae"))
     for encoder in (vae.encoder, vae.conv1):
         encoder.requires_grad_(False)
     torch._dynamo.config.recompile_limit = 64  # a compiled layer for each size of its input

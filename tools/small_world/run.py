@@ -49,6 +49,12 @@ def load_finished(name: str) -> dict[str, torch.Tensor]:
     return load_file(CHECKPOINTS / f"{name}.safetensors")
 
 
+def trained(start: Path, name: str) -> dict[str, torch.Tensor]:
+    """The weights of an exported file in folder `start`, float32, without a tokenizer."""
+    weights = load_file(start / f"storymem_world_{name}.safetensors", str(torch.get_default_device()))
+    return {key: weight.float() for key, weight in weights.items() if key != "spiece_model"}
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Adam with a linear warm-up and a cosine decay; `average` is the decay of the averaged weights."""
@@ -59,8 +65,10 @@ class Schedule:
     average: float = 0.995
     save_every: int = 100
 
-    def shortened(self, steps: int) -> "Schedule":
-        """For a run that goes on from trained weights."""
+    def shortened(self, steps: int | None) -> "Schedule":
+        """For a run of `steps` that goes on from trained weights; None leaves it as it is."""
+        if steps is None:
+            return self
         return replace(self, steps=steps, average=min(self.average, 1 - 10 / steps))
 
     def rate(self, step: int) -> float:

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from .autoencoder import load_autoencoder
 from .dataset import Clips, grey_latent
 from .host import BFLOAT16, DEVICE, WanModel, attention, comfy
-from .run import Schedule, load_finished, save_finished, train
+from .run import Schedule, load_finished, save_finished, train, trained
 from .text import WIDTH as TEXT_WIDTH
 from .text import TextEncoder
 
@@ -95,16 +94,6 @@ def words_of(text: TextEncoder, tokens: torch.Tensor) -> torch.Tensor:
     return text.encode(torch.where(none, text.tokens([""]), tokens))
 
 
-def trained(start: Path, name: str) -> dict[str, torch.Tensor]:
-    """The weights of an exported file in folder `start`, float32, without a tokenizer."""
-    weights = load_file(start / f"storymem_world_{name}.safetensors")
-    return {key: weight.float() for key, weight in weights.items() if key != "spiece_model"}
-
-
-def shortened(schedule: Schedule, steps: int | None) -> Schedule:
-    return schedule if steps is None else schedule.shortened(steps)
-
-
 def train_text(start: Path | None, steps: int | None) -> None:
     """The text encoder, and with it a text-to-video model for the others to begin with; from scratch or from the
     files in folder `start`."""
@@ -120,7 +109,7 @@ def train_text(start: Path | None, steps: int | None) -> None:
             text = words_of(models["text"], drawn["tokens"])
             yield flow_loss(wan, drawn["clip"], text, None, importance_of(drawn["cells"]))
 
-    weights = train("text", models, shortened(TEXT, steps), losses)
+    weights = train("text", models, TEXT.shortened(steps), losses)
     save_finished("young_t2v", part(weights, "wan."))
     save_finished("umt5", part(weights, "text."))
 
@@ -161,7 +150,7 @@ def train_t2v(start: Path | None, steps: int | None) -> None:
             words = words_of(text, drawn["tokens"])
             yield flow_loss(model, drawn["clip"], words, None, importance_of(drawn["cells"]))
 
-    save_finished("t2v", train("t2v", wan, shortened(T2V, steps), losses))
+    save_finished("t2v", train("t2v", wan, T2V.shortened(steps), losses))
 
 
 def train_i2v(start: Path | None, steps: int | None) -> None:
@@ -177,7 +166,7 @@ def train_i2v(start: Path | None, steps: int | None) -> None:
             words, known = words_of(text, drawn["tokens"]), known_channels(drawn, grey)
             yield flow_loss(model, drawn["clip"], words, known, importance_of(drawn["cells"]))
 
-    save_finished("i2v", train("i2v", wan, shortened(I2V, steps), losses))
+    save_finished("i2v", train("i2v", wan, I2V.shortened(steps), losses))
 
 
 def load_text_encoder() -> TextEncoder:
