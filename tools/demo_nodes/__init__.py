@@ -8,8 +8,9 @@ import comfy.supported_models_base
 import comfy.text_encoders.wan
 import comfy.utils
 import folder_paths
-import torch
 from comfy_api.latest import ComfyExtension, io
+
+from .attention import attention
 
 
 class StoryMemDemoCLIPLoader(io.ComfyNode):
@@ -78,13 +79,6 @@ class StoryMemDemoQuickTraining(io.ComfyNode):
         outer_sample = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
         quick.add_wrapper_with_key(outer_sample, "storymem_demo", compile_blocks)
         return io.NodeOutput(quick)
-
-
-def attention(host, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **options) -> torch.Tensor:
-    """In place of the host's attention, [B, L, heads * D]."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
-    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
 
 def compile_blocks(executor, *args, **kwargs):

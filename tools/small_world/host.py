@@ -3,7 +3,6 @@
 # ruff: noqa: E402 - ComfyUI reads its arguments when it is imported
 import os
 import sys
-from collections.abc import Callable
 
 import torch
 
@@ -22,6 +21,8 @@ from comfy.ldm.wan.model import WanModel
 from comfy.ldm.wan.vae import Resample, RMS_norm, WanVAE
 from comfy.text_encoders.t5 import T5
 
+from tools.demo_nodes.attention import attention
+
 __all__ = ["BFLOAT16", "DEVICE", "T5", "RMS_norm", "Resample", "Wan21", "WanModel", "WanVAE", "attention", "comfy"]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,11 +36,3 @@ if DEVICE.type != "cpu":
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 # The host's fused kernels have no gradient.
 comfy.model_management.in_training = True
-
-
-def attention(host: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **options) -> torch.Tensor:
-    """In place of the host's attention, [B, L, heads * D]: so few tokens are quickest in matrix products, whose
-    backward pass on a CPU takes a fifth of the time of PyTorch's fused attention."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
-    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
