@@ -14,7 +14,7 @@ from tools.small_world.measure import measure_characters
 from tools.small_world.render import render
 from tools.small_world.text import TextEncoder
 from tools.small_world.transformer import CUT, FIRST_FRAME, known_channels, trained
-from tools.small_world.world import random_clip
+from tools.small_world.world import random_clip, random_story
 
 LATENT = (16, 5, 8, 12)
 
@@ -126,6 +126,25 @@ def test_looks_and_actions_are_measured_through_the_trained_autoencoder():
             right += who.action == (clip.shot.action if index == 0 else "stand")
             total += len(fields(truth)) + 1
     assert right >= 0.99 * total
+
+
+def test_a_larger_run_adds_clips_and_keeps_those_of_the_smaller(tmp_path):
+    small = replace(lora.Run(), stories=1, scenes=1, encounters=1)
+    lora.write_clips(tmp_path, small)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert len({path.parent for path in before}) == 3
+    lora.write_clips(tmp_path, replace(small, stories=2))
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert len({path.parent for path in after}) == 4
+    assert before.items() <= after.items()
+
+
+def test_a_clip_that_two_stories_have_is_kept_once(tmp_path):
+    lora.write_shots(tmp_path / "1", random_story(1)[:2])
+    lora.write_shots(tmp_path / "2", random_story(1)[1:3])
+    lora.drop_repeated(tmp_path)
+    kept = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*"))
+    assert kept == ["1/1.mp4", "1/1.txt", "1/2.mp4", "1/2.txt", "2/2.mp4", "2/2.txt"]
 
 
 def test_servers_go_on_from_the_mean_of_their_loras(tmp_path):

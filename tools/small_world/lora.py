@@ -9,6 +9,7 @@ samples of their own, and the next part begins with the mean of theirs. A run th
 mean in the server's output folder.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -36,7 +37,7 @@ from .run import CHECKPOINTS, LOGS, ahead
 from .world import FPS, FRAMES, HEIGHT, WIDTH, Shot, random_encounters, random_scene, random_story
 
 LORA = "storymem_world_lora_{}"
-FIRST_STORY = 50_000_000  # seeds of evaluated stories are small
+FIRST_STORY, FIRST_SCENE, FIRST_ENCOUNTERS = 50_000_000, 51_000_000, 52_000_000  # seeds of evaluated stories are small
 SERVERS = 2
 SHIFT = 6.0  # more of the high noise levels, where looks are decided, than the base model saw
 MAX_MEMORY = 8  # keyframes; most stories of six shots have no more to recall
@@ -55,14 +56,14 @@ class Run:
 
     first: int = 0  # steps done by the LoRA it goes on from
     steps: int = 2000  # with those
-    stories: int = 100
-    scenes: int = 100
-    encounters: int = 150
+    stories: int = 500
+    scenes: int = 400
+    encounters: int = 800
     samples: int = 6000
     batch: int = 128
-    part: int = 140  # steps of one prompt; each begins with a new optimizer
+    part: int = 200  # steps of one prompt; each begins with a new optimizer
     rank: int = 16
-    learning_rate: float = 6e-3
+    learning_rate: float = 4e-3
     i2v: str = "storymem_world_i2v.safetensors"
     vae: str = "storymem_world_vae.safetensors"
     text: str = "storymem_world_umt5.safetensors"
@@ -80,12 +81,31 @@ RUNS = {"first_frame": Run(), "motion_frames": Run(first=2000, steps=2100, learn
 def write_clips(folder: Path, run: Run) -> None:
     """Every shot of the run's stories, scenes and encounters as a lossless video with its caption, where they are not
     there yet."""
-    kinds = [random_story] * run.stories + [random_scene] * run.scenes + [random_encounters] * run.encounters
-    jobs = [(folder / str(seed), shots_of(seed)) for seed, shots_of in enumerate(kinds, FIRST_STORY)]
+    jobs = [
+        (folder / str(seed), shots_of(seed))
+        for shots_of, (first, count) in (
+            (random_story, (FIRST_STORY, run.stories)),
+            (random_scene, (FIRST_SCENE, run.scenes)),
+            (random_encounters, (FIRST_ENCOUNTERS, run.encounters)),
+        )
+        for seed in range(first, first + count)
+    ]
     jobs = [(own, shots) for own, shots in jobs if not own.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for _ in tqdm(ahead(_write_all, jobs), total=len(jobs), desc="clips"):
         pass
+    drop_repeated(folder)
+
+
+def drop_repeated(folder: Path) -> None:
+    """Of clips that are the same to the bit, as two of thousands may be, keep one: a training set refuses two."""
+    shown = set()
+    for clip in sorted(folder.rglob("*.mp4")):
+        content = hashlib.sha256(clip.read_bytes()).digest()
+        if content in shown:
+            clip.with_suffix(".txt").unlink()
+            clip.unlink()
+        shown.add(content)
 
 
 def _write_all(job: tuple[Path, Sequence[Shot]]) -> None:
