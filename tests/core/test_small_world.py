@@ -29,6 +29,8 @@ from tools.small_world.world import (
     SKY_COLOURS,
     WIDTH,
     Character,
+    Place,
+    Shot,
     every_caption,
     motion,
     random_clip,
@@ -206,6 +208,15 @@ def test_another_characters_looks_are_measured_as_others():
     (other,) = measure_characters(render(replace(shot, characters=(repainted,))).frames, 1)
     assert seen.looks == shot.characters[0]
     assert other.looks == repainted
+
+
+def test_looks_are_measured_in_the_only_frame_that_shows_the_front():
+    """Widths of a single wide frame and narrow ones: what lies between is no frame's."""
+    who = Character("robot", "yellow", "plain", "red", "hat")
+    place = Place("desert", "pale", "sand", (0.0, 48.0))
+    frames = render(Shot((who,), place, "turn", "static", (40.0,), (1,))).frames
+    (seen,) = measure_characters(frames[[0, 8, 8, 8, 8]], 1)
+    assert seen.looks == replace(who, pattern_colour=seen.looks.pattern_colour)
 
 
 def test_a_story_keeps_looks_and_joins_shots_without_a_jump():

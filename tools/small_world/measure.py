@@ -239,7 +239,7 @@ def _measure_one(frames: list[np.ndarray], all_classes: list[np.ndarray], boxes:
     """One character; `boxes` by the index of the frame."""
     # Seen from the front: as wide as it mostly is where it is widest; a box may be too wide in a frame or two.
     widths = {i: right - left for i, (left, _, right, _) in boxes.items()}
-    widest = np.percentile(list(widths.values()), 80)
+    widest = np.percentile(list(widths.values()), 80, method="higher")  # that of a frame, so there is one
     front = [i for i in boxes if FRONT * widest <= widths[i] <= widest / FRONT]
     front = front[:: max(1, len(front) // LOOKED_AT)]
     variants = {i: _variants(boxes[i]) for i in front}
