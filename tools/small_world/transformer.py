@@ -43,10 +43,10 @@ def new_transformer(channels: int) -> WanModel:
     return wan
 
 
-def noise_levels(count: int) -> torch.Tensor:
+def noise_levels(count: int, shift: float = SHIFT) -> torch.Tensor:
     """sigma in 0..1 of each sample, 1 = noise alone; evenly spread over the batch."""
     even = (torch.arange(count) + torch.rand(count)) / count
-    return SHIFT * even / (1 + (SHIFT - 1) * even)
+    return shift * even / (1 + (shift - 1) * even)
 
 
 def fast(wan: WanModel) -> Callable:

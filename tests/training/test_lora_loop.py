@@ -1,0 +1,214 @@
+"""Memory LoRAs outside the host's trainer: what their samples remember, and what is learned."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tools.demo_models import WEIGHTS
+from tools.small_world import lora_loop, memories, probe
+from tools.small_world.lora import MAX_MEMORY, TRAINED
+from tools.small_world.memories import KEYFRAMES, KINDS, PER_CLIP
+from tools.small_world.render import draw, render
+from tools.small_world.run import Schedule
+from tools.small_world.transformer import trained
+from tools.small_world.world import motion, random_encounters, random_story
+
+LORA = WEIGHTS / "storymem_world_lora_first_frame.safetensors"
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """A shard of two stories and the encounters of two casts, with samples of every kind and length."""
+    monkeypatch.setattr(memories, "SAMPLES_PER_CLIP", 200)
+    monkeypatch.setattr(memories, "GROUPS", ((random_story, 7, 2), (random_encounters, 9, 2)))
+    return memories.draw_shard(0)
+
+
+def clips_of_shard() -> list:
+    """(group, shot) of each clip, listed anew."""
+    groups = [random_story(7), random_story(8), random_encounters(9), random_encounters(10)]
+    return [(number, shot) for number, group in enumerate(groups) for shot in group]
+
+
+def test_samples_remember_their_group_and_never_drift_before_the_truth(drawn):
+    clips = clips_of_shard()
+    assert drawn.captions == [shot.caption for _, shot in clips]
+    drifted_samples = 0
+    for kind, clip, row in zip(drawn.kind, drawn.clip, drawn.memory, strict=True):
+        assert KINDS[kind] in ("m2v", "mi2v", "mm2v")
+        row = row[row >= 0]
+        assert 1 <= len(row) <= MAX_MEMORY and len(set(row % PER_CLIP % 5 + 10 * (row // PER_CLIP))) == len(row)
+        group, target = clips[clip]
+        seen = set()
+        for keyframe in row.tolist():
+            other_group, shot = clips[keyframe // PER_CLIP]
+            assert other_group == group and keyframe // PER_CLIP != clip
+            shown = {who.kind for who in shot.characters} & {who.kind for who in target.characters}
+            if keyframe % PER_CLIP >= len(KEYFRAMES):
+                drifted_samples += 1
+                assert shown and shown <= seen
+            seen |= shown
+    assert drifted_samples > 20
+
+
+def test_a_drifted_clip_shows_the_same_people_with_other_looks(drawn):
+    rng = np.random.default_rng(3)
+    for (_, shot), frames, other_frames in zip(clips_of_shard(), drawn.frames, drawn.drifted, strict=True):
+        assert np.array_equal(frames, render(shot).frames)
+        assert not any(np.array_equal(frames[i], other) for i, other in zip(KEYFRAMES, other_frames, strict=True))
+        other = memories.drift(rng, shot, shot.characters)
+        assert other.caption == shot.caption
+        for before, after in zip(shot.characters, other.characters, strict=True):
+            assert before != after and after.body != after.pattern_colour
+
+
+def test_weight_is_where_hats_and_balloons_are(drawn):
+    """What a hat or balloon changes in a frame lies in cells of accessories."""
+    checked = 0
+    for (_, shot), cells in zip(clips_of_shard(), drawn.cells, strict=True):
+        bare = memories.replace(
+            shot, characters=tuple(memories.replace(who, accessory="none") for who in shot.characters)
+        )
+        for frame in range(5):
+            pose = motion(shot, frame / 4)
+            changed = (draw(shot, pose) != draw(bare, pose)).any(-1)
+            inside = np.kron(cells[frame] == 2, np.ones((8, 8), bool))
+            checked += changed.sum()
+            assert changed[inside].sum() >= 0.95 * changed.sum()
+    assert checked > 1000
+
+
+def marked_shard(path, drawn) -> dict[str, torch.Tensor]:
+    """A shard whose latents say where they come from: kind of latent, clip and keyframe."""
+    count = len(drawn.frames)
+
+    def marked(value: float, *shape: int) -> torch.Tensor:
+        clips = torch.arange(count).view(-1, *(1 for _ in shape))
+        return (value + clips.expand(-1, *shape)).half().contiguous()
+
+    keyframes = marked(0, PER_CLIP, 16, 8, 12) + 0.5 * (torch.arange(PER_CLIP) >= 5).half().view(-1, 1, 1, 1)
+    content = {
+        "clip": marked(0, 16, 5, 8, 12),
+        "first_frame": marked(200, 16, 5, 8, 12),
+        "motion_frames": marked(400, 16, 5, 8, 12),
+        "keyframes": keyframes.contiguous(),
+        "made": marked(600, 16, 8, 12),
+        "cells": torch.from_numpy(drawn.cells),
+        "captions": torch.from_numpy(np.frombuffer("\n".join(drawn.captions).encode(), np.uint8).copy()),
+        **{f"sample_{name}": torch.from_numpy(getattr(drawn, name)) for name in ("kind", "clip", "memory")},
+    }
+    save_file(content, path)
+    return content
+
+
+def test_a_batch_is_what_its_samples_say(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(memories, "FOLDER", tmp_path)
+    _, text, _ = probe.load_models(WEIGHTS)
+    grey = torch.full((16, 5, 8, 12), -1.0)
+    store = lora_loop.Memories(text.tokens, grey)
+    with pytest.raises(FileNotFoundError, match="run python -m"):
+        store.load_new()
+    for shard in range(2):  # the second one's clips follow those of the first
+        marked_shard(memories.shard_path(shard), drawn)
+    store.load_new()
+    count = len(drawn.frames)
+    assert store.clips == 2 * count
+    allowed = {}
+    for clip, row in zip(drawn.clip, drawn.memory, strict=True):
+        row = row[row >= 0]
+        marks = tuple(float(i // PER_CLIP + 0.5 * (i % PER_CLIP >= 5)) for i in row)
+        allowed.setdefault(int(clip), set()).add(marks)
+    torch.manual_seed(0)
+    made, pairs, total = 0, 0, 0
+    for kind in ("first_frame", "motion_frames"):
+        batch = store.batch(lora_loop.SHARES[kind], 3, 64)
+        assert batch["memory"].shape == (64, 16, 3, 8, 12)
+        for i in range(64):
+            clip = int(batch["clip"][i, 0, 0, 0, 0])
+            memory = batch["memory"][i, 0, :, 0, 0]
+            made += int((memory >= 600).sum())
+            # What a model made stands for the true one.
+            plain = tuple(torch.where(memory >= 600, memory - 600, memory).tolist())
+            assert plain in allowed[clip]
+            video, known = batch["video"][i, 0, 0, 0, 0], batch["mask"][i, 0, :, 0, 0].tolist()
+            frames = {-1.0: 0, 200.0 + clip: 1, 400.0 + clip: 2}[float(video)]
+            assert known == [1.0] * frames + [0.0] * (5 - frames)
+            assert torch.equal(batch["tokens"][i], text.tokens([drawn.captions[clip]])[0])
+            assert np.array_equal(batch["cells"][i].numpy(), drawn.cells[clip])
+            pairs += " beside " in drawn.captions[clip]
+            total += 1
+    assert 0.15 < made / (3 * total) < 0.45
+    assert pairs / total == pytest.approx(lora_loop.PAIRS, abs=0.12)
+
+
+def test_the_lora_is_added_and_written_as_the_host_does(monkeypatch):
+    """Velocity with layers that hold a LoRA, against weights that it was merged into; and a round trip of its file."""
+    base, file = trained(WEIGHTS, "i2v"), load_file(LORA)
+    merged, wan = (probe.new_transformer(36) for _ in range(2))
+    merged.load_state_dict(probe.with_lora(base, LORA))
+    wan.load_state_dict(base)
+    layers = lora_loop.add_lora(wan, file)
+    written = lora_loop.file_of(layers)
+    assert written.keys() == {key for key in file if TRAINED.fullmatch(key)}
+    assert all(torch.equal(written[key], file[key]) for key in written)
+
+    _, text, grey = probe.load_models(WEIGHTS)
+    torch.manual_seed(4)
+    noise, keyframes = torch.randn(2, 16, 5, 8, 12), torch.randn(2, 16, 3, 8, 12)
+    captions = text(["The robot jumps, town, static.", "The bear waves, forest, pan."])
+    batch = {"memory": keyframes, "mask": torch.zeros(2, 4, 5, 8, 12), "video": grey.expand(2, -1, -1, -1, -1)}
+    past = torch.randn_like(keyframes)
+    given = iter([past, *(past[i : i + 1, :, j : j + 1] for i in range(2) for j in range(3))])
+    monkeypatch.setattr(torch, "randn_like", lambda _: next(given))
+    with torch.no_grad():
+        velocity = lora_loop.predicted(wan, batch, noise, torch.ones(2), captions)
+        one_by_one = [
+            probe.predict(merged, noise[i : i + 1], keyframes[i : i + 1].split(1, 2), grey, captions[i : i + 1])
+            for i in range(2)
+        ]
+    torch.testing.assert_close(velocity, torch.cat(one_by_one), atol=0.06, rtol=0)  # products in bfloat16
+    assert velocity.std() > 0.5
+
+
+def test_training_changes_the_lora_alone(drawn, tmp_path, monkeypatch):
+    """Six steps from nothing on one shard: a LoRA of the same layers, and a smaller loss on its samples."""
+    monkeypatch.setattr(memories, "FOLDER", tmp_path)
+    monkeypatch.setattr(lora_loop, "CHECKPOINTS", tmp_path)
+    monkeypatch.setattr(lora_loop, "LOGS", tmp_path)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    vae, text, grey = probe.load_models(WEIGHTS)
+    monkeypatch.setattr(lora_loop, "load_text_encoder", lambda: text)
+    monkeypatch.setattr(lora_loop, "load_autoencoder", lambda: vae)
+    monkeypatch.setattr(lora_loop, "load_finished", lambda name: trained(WEIGHTS, name))
+    t2v = probe.new_transformer(16)
+    t2v.load_state_dict(trained(WEIGHTS, "t2v"))
+    memories.write_shard(vae, text, t2v, 0, drawn)
+    content = load_file(memories.shard_path(0))
+    first = content["clip"][:, :, 0].float()
+    distance = (content["made"].float() - first).square().mean()
+    assert 0.005 < distance < 0.5 * first.square().mean()  # other than the truth, and near it
+    monkeypatch.setattr(lora_loop, "SHARES", {"first_frame": {"m2v": 1.0}})
+    start = tmp_path / "start.safetensors"
+    blank = {key: weight.clone() for key, weight in load_file(LORA).items()}
+    save_file({key: w * 0 if key.endswith("lora_up.weight") else w for key, w in blank.items()}, start)
+    finished = lora_loop.train_loop("first_frame", start, Schedule(6, 4e-3, warm_up=1), 16)
+    after = load_file(finished)
+    assert after.keys() == {key for key in blank if TRAINED.fullmatch(key)}
+    assert all(after[key].abs().max() > 0 for key in after)
+    losses = re.findall(r'"loss": ([\d.]+)', (tmp_path / "loop_first_frame.jsonl").read_text())
+    assert len(losses) == 1
+
+    def error(lora) -> float:
+        wan = probe.new_transformer(36)
+        wan.load_state_dict(probe.with_lora(trained(WEIGHTS, "i2v"), lora))
+        store = lora_loop.Memories(text.tokens, grey[0])
+        store.load_new()
+        torch.manual_seed(1)
+        batch = store.batch({"m2v": 1.0}, 3, 32)
+        with torch.no_grad():
+            return float(lora_loop.loss_of(wan, batch, text.encode(batch["tokens"])))
+
+    assert error(finished) < error(start)

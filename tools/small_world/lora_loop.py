@@ -1,0 +1,257 @@
+"""python -m tools.small_world.lora_loop: the memory LoRAs on a GPU, with samples of `memories.py`.
+
+The samples are laid out as Training Set's, the loss is Train LoRA's, with more weight on characters and on what they
+wear and hold; but Train LoRA takes a third of a second for a step of 256 however quick the GPU is, most of it for one
+sample at a time. What it writes is a file of Train LoRA, and can go on there.
+
+On a CPU with two cores: `torchrun --nproc-per-node 2 -m tools.small_world.lora_loop ...`.
+"""
+
+import argparse
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import linear, scaled_dot_product_attention
+from tqdm import tqdm
+
+from .autoencoder import load_autoencoder
+from .dataset import grey_latent
+from .host import DEVICE, WanModel
+from .host import attention as products
+from .lora import MAX_MEMORY, SHIFT, TRAINED
+from .memories import KINDS, PER_CLIP, read_shard, shard_path
+from .probe import positions_in_the_past
+from .run import CHECKPOINTS, LOGS, Schedule, load_finished
+from .transformer import AT_ONCE, LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer, noise_levels
+
+# What is known of a clip, and of how many of its latent frames.
+KNOWN = {"m2v": (None, 0), "mi2v": ("first_frame", 1), "mm2v": ("motion_frames", 2)}
+SHARES = {"first_frame": {"m2v": 0.85, "mi2v": 0.15}, "motion_frames": {"m2v": 0.7, "mm2v": 0.3}}
+LOG_EVERY = 50
+PAIRS = 0.45  # share of the samples whose clip shows two characters
+MADE = 0.6  # share of the samples with keyframes that a model made
+CHARACTERS, ACCESSORIES = 3.0, 5.0  # weight in the loss
+LAYER = re.compile(r"diffusion_model\.(blocks\.\d+\..+)\.lora_up\.weight")
+
+
+class LoraLinear(torch.nn.Module):
+    """A layer whose weight has a LoRA's product added, as the host adds it."""
+
+    def __init__(self, layer: torch.nn.Linear, up: torch.Tensor, down: torch.Tensor, scale: float):
+        super().__init__()
+        self.register_buffer("weight", layer.weight.detach().clone(), persistent=False)
+        self.register_buffer("bias", layer.bias.detach().clone(), persistent=False)
+        self.up, self.down = torch.nn.Parameter(up.float().clone()), torch.nn.Parameter(down.float().clone())
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight + self.scale * self.up @ self.down, self.bias)
+
+
+def add_lora(wan: WanModel, lora: dict[str, torch.Tensor]) -> dict[str, LoraLinear]:
+    """Puts the LoRA into the model's layers; the new layers by their names in the file."""
+    wan.requires_grad_(False)
+    layers = {}
+    for key, up in lora.items():
+        if not (TRAINED.fullmatch(key) and (found := LAYER.fullmatch(key))):
+            continue
+        name = key.removesuffix(".lora_up.weight")
+        down = lora[f"{name}.lora_down.weight"]
+        parent, _, own = found[1].rpartition(".")
+        block = wan.get_submodule(parent)
+        layers[name] = LoraLinear(getattr(block, own), up, down, float(lora[f"{name}.alpha"]) / len(down))
+        setattr(block, own, layers[name])
+    return layers
+
+
+def file_of(layers: dict[str, LoraLinear]) -> dict[str, torch.Tensor]:
+    """The LoRA as Train LoRA writes it, float16."""
+    content = {}
+    for name, layer in layers.items():
+        parts = {"lora_up.weight": layer.up, "lora_down.weight": layer.down}
+        content |= {f"{name}.{part}": weight.detach().half().cpu().contiguous() for part, weight in parts.items()}
+        content[f"{name}.alpha"] = torch.tensor(layer.scale * len(layer.down), dtype=torch.half, device="cpu")
+    return content
+
+
+def fused(_host: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **_) -> torch.Tensor:
+    """Attention on a GPU."""
+    q, k, v = (x.to(v.dtype).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class Memories:
+    """Samples of the shards there are, on DEVICE, by kind, length of the memory and whether two are in the picture."""
+
+    def __init__(self, tokens: Callable[[list[str]], torch.Tensor], grey: torch.Tensor):
+        self.tokens, self.grey, self.shards, self.clips = tokens, grey, 0, 0
+        self.parts: dict[str, list[torch.Tensor]] = {}
+        self.content: dict[str, torch.Tensor] = {}
+
+    def load_new(self, most: int = 10_000) -> None:
+        """Takes up shards that have been written meanwhile, `most` of them."""
+        before = self.shards
+        while self.shards < before + most and shard_path(self.shards).exists():
+            content, captions = read_shard(self.shards)
+            memory = content["sample_memory"]
+            content["sample_memory"] = torch.where(memory < 0, memory, memory + PER_CLIP * self.clips)
+            content["sample_clip"] = content["sample_clip"] + self.clips
+            content["tokens"] = self.tokens(captions)
+            content["pair"] = torch.tensor([" beside " in caption for caption in captions])
+            for name, rows in content.items():
+                self.parts.setdefault(name, []).append(rows)
+            self.clips, self.shards = self.clips + len(captions), self.shards + 1
+        if not self.shards:
+            raise FileNotFoundError(f"no {shard_path(0)}: run python -m tools.small_world.memories first")
+        if self.shards > before:
+            for name, rows in self.parts.items():
+                self.content[name] = torch.cat([self.content[name], *rows] if name in self.content else rows)
+            self.parts = {}
+            lengths = (self.content["sample_memory"] >= 0).sum(1)
+            pair = self.content["pair"][self.content["sample_clip"]]
+            self.rows = {
+                (kind, length, two): torch.nonzero(
+                    (self.content["sample_kind"] == index) & (lengths == length) & (pair == two)
+                )[:, 0]
+                for index, kind in enumerate(KINDS)
+                for length in range(1, MAX_MEMORY + 1)
+                for two in (False, True)
+            }
+
+    def batch(self, shares: dict[str, float], length: int, size: int) -> dict[str, torch.Tensor]:
+        """Samples with memories of `length` keyframes: "clip" [B, 16, 5, 8, 12] to learn, "memory"
+        [B, 16, length, 8, 12], "mask" [B, 4, 5, 8, 12] and "video" of what is known of the clip, "cells", "tokens"."""
+        drawn = torch.multinomial(torch.tensor(list(shares.values())), size, replacement=True)
+        counts = drawn.bincount(minlength=len(shares)).tolist()
+        parts = [self.of_kind(kind, length, number) for kind, number in zip(shares, counts, strict=True)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def of_kind(self, kind: str, length: int, size: int) -> dict[str, torch.Tensor]:
+        pools = torch.rand(size) < PAIRS
+        rows = torch.empty(size, dtype=torch.long)
+        for two in (False, True):
+            own, wanted = self.rows[kind, length, two], pools == two
+            if not len(own):
+                raise ValueError(f"no {kind} sample of {length} keyframes in {self.shards} shards: make more of them")
+            rows[wanted] = own[torch.randint(len(own), (int(wanted.sum()),))]
+        clips, keyframes = self.content["sample_clip"][rows], self.content["sample_memory"][rows, :length]
+        share = torch.where(torch.rand(size, 1) < MADE, torch.rand(size, 1), 0)
+        as_made = (torch.rand(size, length) < share) & (keyframes % PER_CLIP < PER_CLIP // 2)  # none that has drifted
+        memory = torch.where(
+            as_made[..., None, None, None],
+            self.content["made"][keyframes // PER_CLIP],
+            self.content["keyframes"][keyframes // PER_CLIP, keyframes % PER_CLIP],
+        ).transpose(1, 2)
+        clip, (known, frames) = self.content["clip"][clips], KNOWN[kind]
+        video = self.content[known][clips] if known else self.grey.expand_as(clip)
+        mask = torch.zeros(size, MASK_CHANNELS, *clip.shape[2:])
+        mask[:, :, :frames] = 1
+        own = {"clip": clip, "memory": memory, "mask": mask, "video": video, "cells": self.content["cells"][clips]}
+        return {**{name: rows.float() for name, rows in own.items()}, "tokens": self.content["tokens"][clips]}
+
+
+def predicted(wan: WanModel, batch: dict[str, torch.Tensor], x: torch.Tensor, sigma: torch.Tensor, text: torch.Tensor):
+    """The velocity of the clips' frames at x; memory frames get noise of their own."""
+    memory, frames = batch["memory"], batch["memory"].shape[2]
+    past = torch.lerp(memory, torch.randn_like(memory), sigma.view(-1, 1, 1, 1, 1))
+    mask = torch.cat([torch.ones_like(memory[:, :MASK_CHANNELS]), batch["mask"]], 2)
+    known = torch.cat([mask, torch.cat([memory, batch["video"]], 2)], 1)
+    with positions_in_the_past(wan, frames), torch.autocast(DEVICE.type, torch.bfloat16):
+        options = {"optimized_attention_override": fused if DEVICE.type == "cuda" else products}
+        inputs = torch.cat([torch.cat([past, x], 2), known], 1)
+        return wan(inputs, 1000 * sigma, text, transformer_options=options)[:, :, frames:].float()
+
+
+def loss_of(wan: WanModel, batch: dict[str, torch.Tensor], text: torch.Tensor) -> torch.Tensor:
+    """Train LoRA's, the squared error of the denoised clip, that is sigma^2 of the velocity's, but weighted by
+    importance."""
+    clip = batch["clip"]
+    # In random order: samples of a kind stand together.
+    sigma = noise_levels(len(clip), SHIFT)[torch.randperm(len(clip))]
+    noise = torch.randn_like(clip)
+    level = sigma.view(-1, 1, 1, 1, 1)
+    velocity = predicted(wan, batch, torch.lerp(clip, noise, level), sigma, text)
+    importance = torch.tensor([1.0, CHARACTERS, ACCESSORIES])[batch["cells"].long()][:, None]
+    return (importance * (level * (velocity - (noise - clip))).square()).mean() / importance.mean()
+
+
+def train_loop(kind: str, lora: Path, schedule: Schedule, size: int, seconds: float | None = None) -> Path:
+    """Goes on from a LoRA's file; the finished file.
+
+    size: of a batch; seconds: if given, the schedule is run through in this time, in as many steps as there are.
+    Under torchrun each process takes its share of the batch.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        torch.distributed.init_process_group("gloo")
+    text, wan = load_text_encoder(), new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS)
+    wan.load_state_dict(load_finished("i2v"))
+    layers = add_lora(wan, load_file(lora, str(DEVICE)))
+    for block in wan.blocks:
+        block.compile(dynamic=True)
+    memories = Memories(text.tokens, grey_latent(load_autoencoder()))
+    memories.load_new()
+    parameters = [weight for layer in layers.values() for weight in layer.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.0)
+    log, finished = LOGS / f"loop_{kind}.jsonl", CHECKPOINTS / f"lora_{kind}.safetensors"
+    for folder in (LOGS, CHECKPOINTS):
+        folder.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        log.write_text("")
+    at_once = min(AT_ONCE, size // world)
+    parts = size // world // at_once
+    bar = tqdm(total=schedule.steps, desc=f"loop {kind}", mininterval=10, disable=rank > 0)
+    began, losses, share = time.monotonic(), [], torch.zeros(())  # share: of the schedule, done
+    for step in count(1):
+        torch.manual_seed(step * world + rank)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(int(share * (schedule.steps - 1)))
+        for part in range(parts):
+            # All lengths in turn, so that long memories come as often as short ones.
+            length = 1 + (5 * ((step * world + rank) * parts + part)) % MAX_MEMORY
+            batch = memories.batch(SHARES[kind], length, at_once)
+            loss = loss_of(wan, batch, text.encode(batch["tokens"])) / parts
+            loss.backward()
+            losses.append(loss.detach())
+        share.fill_(step / schedule.steps if seconds is None else (time.monotonic() - began) / seconds)
+        if world > 1:
+            for shared in (*(weight.grad for weight in parameters), share):
+                torch.distributed.all_reduce(shared)
+                shared /= world
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        bar.update()
+        if step % LOG_EVERY and share < 1:
+            continue
+        if rank == 0:
+            row = {"step": step, "seconds": round(time.monotonic() - began, 1), "clips": memories.clips}
+            row["loss"] = round(parts * float(torch.stack(losses).mean()), 5)
+            with log.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
+            save_file(file_of(layers), finished)
+        if share >= 1:
+            break
+        losses = []
+        memories.load_new(20)
+    return finished
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tools.small_world.lora_loop", description=__doc__)
+    parser.add_argument("kind", choices=SHARES)
+    parser.add_argument("lora", type=Path, help="the file it goes on from")
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--seconds", type=float, help="as many steps as fit into this time")
+    arguments = parser.parse_args()
+    schedule = Schedule(arguments.steps, arguments.rate, warm_up=100)
+    print(train_loop(arguments.kind, arguments.lora, schedule, arguments.batch, arguments.seconds))

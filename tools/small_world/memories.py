@@ -1,0 +1,214 @@
+"""Latents of short clips with memories drawn for them, for `lora_loop.py`: `python -m tools.small_world.memories`.
+
+The clips are those of `lora.py`, more of them; who remembers what is drawn by the functions of Training Set. Beside
+the keyframes of every clip there are those of a *drifted* one, whose characters have other looks: what a film that
+went wrong has in its memory. In some samples later keyframes are drifted, and the shot to learn still has the looks
+that came first. And there is the first frame of every clip as the text-to-video model makes it, since the keyframes of
+a film are such: the clip with noise on it, denoised.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from storymem_core.embedders import ColorLayout
+from storymem_core.training import EmbeddedClip, Sample, compose_samples
+
+from .autoencoder import encode_mixed, frame_features, load_autoencoder, to_video
+from .dataset import KNOWN
+from .host import DEVICE, Wan21, WanModel
+from .lora import FIRST_ENCOUNTERS, FIRST_SCENE, FIRST_STORY, MAX_MEMORY
+from .render import cells_of_accessories, cells_of_characters, draw, render
+from .run import CHECKPOINTS, ahead, load_finished
+from .text import TextEncoder
+from .transformer import LATENT_CHANNELS, load_text_encoder, new_transformer
+from .world import (
+    ACCESSORIES,
+    BODY_COLOURS,
+    FRAMES,
+    HEIGHT,
+    PATTERNS,
+    WIDTH,
+    Character,
+    Shot,
+    motion,
+    random_encounters,
+    random_scene,
+    random_story,
+)
+
+FOLDER = CHECKPOINTS / "memories"
+# Groups of a shard: clips remember clips of their own group.
+GROUPS = ((random_story, FIRST_STORY, 20), (random_scene, FIRST_SCENE, 12), (random_encounters, FIRST_ENCOUNTERS, 20))
+SAMPLES_PER_CLIP = 16
+SHARES = {"m2v": 0.76, "mi2v": 0.12, "mm2v": 0.12}
+KINDS = tuple(SHARES)
+KEYFRAMES = tuple(range(0, FRAMES, 4))  # the frames of a clip that may be remembered: one for each latent frame
+PER_CLIP = 2 * len(KEYFRAMES)  # with the drifted ones
+DRIFTING = 0.5  # share of the samples whose memory may have drifted
+MADE_FROM = (0.55, 0.9)  # noise levels
+LOOKS = {"body": tuple(BODY_COLOURS), "pattern": PATTERNS, "accessory": ACCESSORIES}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Clips of a shard without latents, and its samples. N clips, S samples."""
+
+    frames: np.ndarray  # uint8 [N, 17, 64, 96, 3]
+    drifted: np.ndarray  # uint8 [N, 5, 64, 96, 3]: their keyframes with other looks
+    cells: np.ndarray  # uint8 [N, 5, 8, 12]: 1 where characters are, 2 where they wear or hold something, or could
+    captions: list[str]
+    kind: np.ndarray  # [S], of each sample, in KINDS
+    clip: np.ndarray  # [S]: the one to learn
+    memory: np.ndarray  # [S, MAX_MEMORY]: clip * PER_CLIP + keyframe (+ 5: drifted), oldest first, then -1
+
+
+def drift(rng: np.random.Generator, shot: Shot, cast: Sequence[Character]) -> Shot:
+    """The shot with other looks for everybody in it; half of what is other comes from somebody else of the cast."""
+
+    def other(who: Character) -> Character:
+        others = [each for each in cast if each.kind != who.kind]
+        changed = who
+        while changed == who:
+            for name, values in LOOKS.items():
+                if rng.random() < 0.5:
+                    taken = getattr(others[rng.integers(len(others))], name) if others and rng.random() < 0.5 else None
+                    changed = replace(changed, **{name: taken or str(rng.choice(values))})
+            colours = [colour for colour in BODY_COLOURS if colour != changed.body]
+            if changed.pattern_colour == changed.body or rng.random() < 0.3:
+                changed = replace(changed, pattern_colour=str(rng.choice(colours)))
+        return changed
+
+    return replace(shot, characters=tuple(other(who) for who in shot.characters))
+
+
+def drifts(rng: np.random.Generator, target: Shot, memory: Sequence[Shot]) -> list[bool]:
+    """Which keyframes of a memory have drifted, given their shots, oldest first: never the first one of somebody who
+    is in the shot to learn, so that its looks follow from the memory."""
+    share = rng.uniform(0.3, 1) if rng.random() < DRIFTING else 0.0
+    wanted, seen, found = {who.kind for who in target.characters}, set(), []
+    for shot in memory:
+        here = {who.kind for who in shot.characters} & wanted
+        found.append(bool(here) and here <= seen and rng.random() < share)
+        seen |= here
+    return found
+
+
+def looked_at(shot: Shot) -> np.ndarray:
+    """`Drawn.cells` of a clip."""
+    return np.maximum(cells_of_characters(shot).astype(np.uint8), 2 * cells_of_accessories(shot).astype(np.uint8))
+
+
+def draw_shard(index: int) -> Drawn:
+    rng, embed = np.random.default_rng([index, 5]), ColorLayout()
+    shots, clips, frames, drifted = [], [], [], []
+    for shots_of, first, count in GROUPS:
+        for seed in range(first + index * count, first + (index + 1) * count):
+            group = shots_of(seed)
+            cast = list(dict.fromkeys(who for shot in group for who in shot.characters))
+            different = list(dict.fromkeys(replace(shot, cut=True) for shot in group))
+            for shot in different if len(different) > 1 else ():  # else there is nothing to remember
+                rendered, other = render(shot).frames, drift(rng, shot, cast)
+                embedding = embed(rendered[list(KEYFRAMES)])
+                clips.append(EmbeddedClip(shot.caption, str(seed), FRAMES, np.array(KEYFRAMES), embedding))
+                shots.append(shot)
+                frames.append(rendered)
+                drifted.append(np.stack([draw(other, motion(other, i / (FRAMES - 1))) for i in KEYFRAMES]))
+    samples = compose_samples(clips, FRAMES, SAMPLES_PER_CLIP * len(clips), SHARES, MAX_MEMORY, -1.0, index)
+    return Drawn(
+        np.stack(frames),
+        np.stack(drifted),
+        np.stack([looked_at(shot) for shot in shots]),
+        [shot.caption for shot in shots],
+        np.array([KINDS.index(sample.kind) for sample in samples]),
+        np.array([sample.clip for sample in samples]),
+        np.stack([numbered(rng, sample, shots) for sample in samples]),
+    )
+
+
+def numbered(rng: np.random.Generator, sample: Sample, shots: Sequence[Shot]) -> np.ndarray:
+    """Its memory as a row of `Drawn.memory`."""
+    row = np.full(MAX_MEMORY, -1)
+    drifted = drifts(rng, shots[sample.clip], [shots[clip] for clip, _ in sample.memory])
+    for i, ((clip, frame), other) in enumerate(zip(sample.memory, drifted, strict=True)):
+        row[i] = clip * PER_CLIP + other * len(KEYFRAMES) + KEYFRAMES.index(frame)
+    return row
+
+
+@torch.no_grad()
+def made(t2v: WanModel, clips: torch.Tensor, text: torch.Tensor, steps: int = 6) -> torch.Tensor:
+    """First frames of the clips as the text-to-video model makes them, [N, 16, 8, 12]: Euler steps from the clip with
+    noise. The first latent frame of a clip is the latent of its first frame alone."""
+    low, high = MADE_FROM
+    level = torch.empty(len(clips), 1, 1, 1, 1).uniform_(low, high)
+    x = torch.lerp(clips, torch.randn_like(clips), level)
+    for step in range(steps):
+        sigma = level * (1 - step / steps)
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            velocity = t2v(x, 1000 * sigma.flatten(), text).float()
+        x = x - level / steps * velocity
+    return x[:, :, 0]
+
+
+@torch.no_grad()
+def encode_shard(vae, drawn: Drawn) -> dict[str, torch.Tensor]:
+    """Normalised latents, float16: "clip", "first_frame", "motion_frames" [N, 16, 5, 8, 12]; "keyframes"
+    [N, PER_CLIP, 16, 8, 12], the drifted ones last."""
+    wan, grey = Wan21(), frame_features(vae, torch.zeros(1, 3, 1, HEIGHT, WIDTH))
+    rows: dict[str, list[torch.Tensor]] = {}
+    for first in range(0, len(drawn.frames), 64):
+        features = frame_features(vae, to_video(drawn.frames[first : first + 64]))
+        other = frame_features(vae, to_video(drawn.drifted[first : first + 64]))
+        videos = {"clip": features}
+        for name, known in KNOWN.items():
+            behind = grey.expand(len(features), -1, FRAMES - known, -1, -1)
+            videos[name] = torch.cat([features[:, :, :known], behind], 2)
+        single = torch.cat([features[:, :, list(KEYFRAMES)], other], 2)
+        videos["keyframes"] = single.transpose(1, 2).flatten(0, 1).unsqueeze(2)
+        for name, video in videos.items():
+            rows.setdefault(name, []).append(wan.process_in(encode_mixed(vae, video)).half().cpu())
+    latents = {name: torch.cat(parts).contiguous() for name, parts in rows.items()}
+    return latents | {"keyframes": latents["keyframes"].squeeze(2).unflatten(0, (-1, PER_CLIP))}
+
+
+def shard_path(index: int) -> Path:
+    return FOLDER / f"{index:05d}.safetensors"
+
+
+def write_shard(vae, text: TextEncoder, t2v: WanModel, index: int, drawn: Drawn) -> None:
+    """The shard's file; it appears complete or not at all."""
+    samples = {name: torch.from_numpy(getattr(drawn, name)).cpu() for name in ("kind", "clip", "memory")}
+    captions = torch.from_numpy(np.frombuffer("\n".join(drawn.captions).encode(), np.uint8).copy())
+    content = encode_shard(vae, drawn)
+    torch.manual_seed(index)
+    content["made"] = made(t2v, content["clip"].float().to(DEVICE), text(drawn.captions)).half().cpu()
+    content |= {"cells": torch.from_numpy(drawn.cells), "captions": captions}
+    content |= {f"sample_{name}": rows for name, rows in samples.items()}
+    unfinished = shard_path(index).with_suffix(".unfinished")
+    save_file({name: rows.contiguous() for name, rows in content.items()}, unfinished)
+    os.replace(unfinished, shard_path(index))
+
+
+def read_shard(index: int) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """What is in the shard's file, on DEVICE, and its captions."""
+    content = load_file(shard_path(index), str(DEVICE))
+    return content, content.pop("captions").cpu().numpy().tobytes().decode().split("\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tools.small_world.memories", description=__doc__)
+    parser.add_argument("--shards", type=int, default=400, help="of about 240 clips each")
+    vae, text, t2v = load_autoencoder(), load_text_encoder(), new_transformer(LATENT_CHANNELS)
+    t2v.load_state_dict(load_finished("t2v"))
+    shards = range(parser.parse_args().shards)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    missing = [index for index in shards if not shard_path(index).exists()]
+    for index, drawn in zip(tqdm(missing, desc="shards"), ahead(draw_shard, missing), strict=True):
+        write_shard(vae, text, t2v, index, drawn)
