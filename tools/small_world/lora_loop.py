@@ -2,7 +2,8 @@
 
 The samples are laid out as Training Set's, the loss is Train LoRA's, with more weight on characters and on what they
 wear and hold; but Train LoRA takes a third of a second for a step of 256 however quick the GPU is, most of it for one
-sample at a time. What it writes is a file of Train LoRA, and can go on there.
+sample at a time. What it writes is a file of Train LoRA, and can go on there. It is written every LOG_EVERY steps: a
+run that was stopped goes on from it, with a new optimizer.
 
 On a CPU with two cores: `torchrun --nproc-per-node 2 -m tools.small_world.lora_loop ...`.
 """
@@ -134,6 +135,7 @@ class Memories:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def of_kind(self, kind: str, length: int, size: int) -> dict[str, torch.Tensor]:
+        """A `batch` of one kind of sample. ValueError where there is none of that length."""
         pools = torch.rand(size) < PAIRS
         rows = torch.empty(size, dtype=torch.long)
         for two in (False, True):
@@ -157,7 +159,9 @@ class Memories:
         return {**{name: rows.float() for name, rows in own.items()}, "tokens": self.content["tokens"][clips]}
 
 
-def predicted(wan: WanModel, batch: dict[str, torch.Tensor], x: torch.Tensor, sigma: torch.Tensor, text: torch.Tensor):
+def predicted(
+    wan: WanModel, batch: dict[str, torch.Tensor], x: torch.Tensor, sigma: torch.Tensor, text: torch.Tensor
+) -> torch.Tensor:
     """The velocity of the clips' frames at x; memory frames get noise of their own."""
     memory, frames = batch["memory"], batch["memory"].shape[2]
     past = torch.lerp(memory, torch.randn_like(memory), sigma.view(-1, 1, 1, 1, 1))
