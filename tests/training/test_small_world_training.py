@@ -165,7 +165,8 @@ def test_servers_go_on_from_the_mean_of_their_loras(tmp_path):
 
 
 def test_memory_tells_the_trained_models_about_looks():
-    """Error at pure noise in unseen stories, for characters and for the rest: memory of the right ones helps most."""
+    """Error at pure noise in unseen stories, for characters and for the rest. Memory of everything helps characters
+    nearly as memory of the right ones alone: a LoRA that did not choose would draw mixtures and keep half of that."""
     vae, text, grey = probe.load_models(WEIGHTS)
     stories = [probe.Story(vae, probe.FIRST_STORY + i) for i in range(2)]
     base = trained(WEIGHTS, "i2v")
@@ -175,5 +176,5 @@ def test_memory_tells_the_trained_models_about_looks():
         wan.load_state_dict(probe.with_lora(base, lora))
         found = probe.measure(wan, text, grey, stories)
         nothing, everything, own = (np.array(found[policy]) for policy in probe.MEMORIES)
-        assert (own < everything).all() and (everything < nothing).all()
-        assert own[1] < 0.75 * nothing[1]
+        assert (own < 0.75 * nothing).all() and (everything < 0.75 * nothing).all()
+        assert nothing[0] - everything[0] > 0.75 * (nothing[0] - own[0])
