@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tools.demo_models import WEIGHTS
-from tools.small_world import lora_loop, memories, probe
+from tools.small_world import dataset, lora_loop, memories, probe
 from tools.small_world.lora import MAX_MEMORY, TRAINED
 from tools.small_world.memories import KEYFRAMES, KINDS, PER_CLIP
 from tools.small_world.render import draw, render
@@ -100,12 +100,13 @@ def marked_shard(path, drawn) -> dict[str, torch.Tensor]:
         "captions": torch.from_numpy(np.frombuffer("\n".join(drawn.captions).encode(), np.uint8).copy()),
         **{f"sample_{name}": torch.from_numpy(getattr(drawn, name)) for name in ("kind", "clip", "memory")},
     }
+    path.parent.mkdir(exist_ok=True)
     save_file(content, path)
     return content
 
 
 def test_a_batch_is_what_its_samples_say(drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(memories, "FOLDER", tmp_path)
+    monkeypatch.setattr(dataset, "shards_folder", lambda: tmp_path)
     _, text, _ = probe.load_models(WEIGHTS)
     grey = torch.full((16, 5, 8, 12), -1.0)
     store = lora_loop.Memories(text.tokens, grey)
@@ -175,7 +176,7 @@ def test_the_lora_is_added_and_written_as_the_host_does(monkeypatch):
 
 def test_training_changes_the_lora_alone(drawn, tmp_path, monkeypatch):
     """Six steps from nothing on one shard: a LoRA of the same layers, and a smaller loss on its samples."""
-    monkeypatch.setattr(memories, "FOLDER", tmp_path)
+    monkeypatch.setattr(dataset, "shards_folder", lambda: tmp_path)
     monkeypatch.setattr(lora_loop, "CHECKPOINTS", tmp_path)
     monkeypatch.setattr(lora_loop, "LOGS", tmp_path)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
@@ -188,6 +189,9 @@ def test_training_changes_the_lora_alone(drawn, tmp_path, monkeypatch):
     memories.write_shard(vae, text, t2v, 0, drawn)
     content = load_file(memories.shard_path(0))
     first = content["clip"][:, :, 0].float()
+    keyframes = content["keyframes"].float()
+    torch.testing.assert_close(keyframes[:, 0], first, atol=0.02, rtol=0.01)  # alone, as at the beginning of its clip
+    assert ((keyframes[:, :5] - keyframes[:, 5:]).abs().amax((2, 3, 4)) > 0.1).all()
     distance = (content["made"].float() - first).square().mean()
     assert 0.005 < distance < 0.5 * first.square().mean()  # other than the truth, and near it
     monkeypatch.setattr(lora_loop, "SHARES", {"first_frame": {"m2v": 1.0}})

@@ -21,12 +21,12 @@ from tqdm import tqdm
 from storymem_core.embedders import ColorLayout
 from storymem_core.training import EmbeddedClip, Sample, compose_samples
 
-from .autoencoder import encode_mixed, frame_features, load_autoencoder, to_video
-from .dataset import KNOWN
+from . import dataset
+from .autoencoder import encode, load_autoencoder, to_video
 from .host import DEVICE, Wan21, WanModel
 from .lora import FIRST_ENCOUNTERS, FIRST_SCENE, FIRST_STORY, MAX_MEMORY
-from .render import cells_of_accessories, cells_of_characters, draw, render
-from .run import CHECKPOINTS, ahead, load_finished
+from .render import body_box, cells_of_characters, draw, render
+from .run import ahead, load_finished
 from .text import TextEncoder
 from .transformer import LATENT_CHANNELS, load_text_encoder, new_transformer
 from .world import (
@@ -44,7 +44,6 @@ from .world import (
     random_story,
 )
 
-FOLDER = CHECKPOINTS / "memories"
 # Groups of a shard: clips remember clips of their own group.
 GROUPS = ((random_story, FIRST_STORY, 20), (random_scene, FIRST_SCENE, 12), (random_encounters, FIRST_ENCOUNTERS, 20))
 SAMPLES_PER_CLIP = 16
@@ -99,6 +98,23 @@ def drifts(rng: np.random.Generator, target: Shot, memory: Sequence[Shot]) -> li
         found.append(bool(here) and here <= seen and rng.random() < share)
         seen |= here
     return found
+
+
+def cells_of_accessories(shot: Shot) -> np.ndarray:
+    """Where characters wear and hold something in a clip's latents, or would: bool [5, 8, 12]."""
+    frames, cell = 5, 8
+    cells = np.zeros((frames, HEIGHT // cell, WIDTH // cell), bool)
+    for time in range(frames):
+        pose = motion(shot, time / (frames - 1))
+        for index in range(len(shot.characters)):
+            x, y, _, height = body_box(pose, index)
+            hat = (y - 0.85 * height, y - 0.4 * height, x - 0.45 * height, x + 0.45 * height)
+            balloon = (y - 0.9 * height, y + 0.2 * height, x - 0.9 * height, x - 0.4 * height)
+            for top, bottom, left, right in (hat, balloon):
+                rows = slice(max(0, int(top // cell)), max(0, int(-(-bottom // cell))))
+                columns = slice(max(0, int(left // cell)), max(0, int(-(-right // cell))))
+                cells[time, rows, columns] = True
+    return cells
 
 
 def looked_at(shot: Shot) -> np.ndarray:
@@ -159,27 +175,16 @@ def made(t2v: WanModel, clips: torch.Tensor, text: torch.Tensor, steps: int = 6)
 
 @torch.no_grad()
 def encode_shard(vae, drawn: Drawn) -> dict[str, torch.Tensor]:
-    """Normalised latents, float16: "clip", "first_frame", "motion_frames" [N, 16, 5, 8, 12]; "keyframes"
-    [N, PER_CLIP, 16, 8, 12], the drifted ones last."""
-    wan, grey = Wan21(), frame_features(vae, torch.zeros(1, 3, 1, HEIGHT, WIDTH))
-    rows: dict[str, list[torch.Tensor]] = {}
-    for first in range(0, len(drawn.frames), 64):
-        features = frame_features(vae, to_video(drawn.frames[first : first + 64]))
-        other = frame_features(vae, to_video(drawn.drifted[first : first + 64]))
-        videos = {"clip": features}
-        for name, known in KNOWN.items():
-            behind = grey.expand(len(features), -1, FRAMES - known, -1, -1)
-            videos[name] = torch.cat([features[:, :, :known], behind], 2)
-        single = torch.cat([features[:, :, list(KEYFRAMES)], other], 2)
-        videos["keyframes"] = single.transpose(1, 2).flatten(0, 1).unsqueeze(2)
-        for name, video in videos.items():
-            rows.setdefault(name, []).append(wan.process_in(encode_mixed(vae, video)).half().cpu())
-    latents = {name: torch.cat(parts).contiguous() for name, parts in rows.items()}
-    return latents | {"keyframes": latents["keyframes"].squeeze(2).unflatten(0, (-1, PER_CLIP))}
+    """Latents as in a shard of `dataset.py`, and "keyframes" [N, PER_CLIP, 16, 8, 12], the drifted ones last."""
+    pictures = np.concatenate([drawn.frames[:, list(KEYFRAMES)], drawn.drifted], 1).reshape(-1, 1, HEIGHT, WIDTH, 3)
+    parts = [encode(vae, to_video(pictures[i : i + 250])) for i in range(0, len(pictures), 250)]
+    keyframes = torch.cat([Wan21().process_in(part).half().cpu() for part in parts]).squeeze(2)
+    return dataset.encode_shard(vae, drawn.frames) | {"keyframes": keyframes.unflatten(0, (-1, PER_CLIP))}
 
 
 def shard_path(index: int) -> Path:
-    return FOLDER / f"{index:05d}.safetensors"
+    """Beside the clips of the same encoder and world. Another text-to-video model makes others: delete them then."""
+    return dataset.shards_folder() / "memories" / f"{index:05d}.safetensors"
 
 
 def write_shard(vae, text: TextEncoder, t2v: WanModel, index: int, drawn: Drawn) -> None:
@@ -191,6 +196,7 @@ def write_shard(vae, text: TextEncoder, t2v: WanModel, index: int, drawn: Drawn)
     content["made"] = made(t2v, content["clip"].float().to(DEVICE), text(drawn.captions)).half().cpu()
     content |= {"cells": torch.from_numpy(drawn.cells), "captions": captions}
     content |= {f"sample_{name}": rows for name, rows in samples.items()}
+    shard_path(index).parent.mkdir(parents=True, exist_ok=True)
     unfinished = shard_path(index).with_suffix(".unfinished")
     save_file({name: rows.contiguous() for name, rows in content.items()}, unfinished)
     os.replace(unfinished, shard_path(index))
@@ -208,7 +214,6 @@ if __name__ == "__main__":
     vae, text, t2v = load_autoencoder(), load_text_encoder(), new_transformer(LATENT_CHANNELS)
     t2v.load_state_dict(load_finished("t2v"))
     shards = range(parser.parse_args().shards)
-    FOLDER.mkdir(parents=True, exist_ok=True)
     missing = [index for index in shards if not shard_path(index).exists()]
     for index, drawn in zip(tqdm(missing, desc="shards"), ahead(draw_shard, missing), strict=True):
         write_shard(vae, text, t2v, index, drawn)

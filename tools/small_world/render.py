@@ -74,23 +74,6 @@ def cells_of_characters(shot: Shot) -> np.ndarray:
     return cells
 
 
-def cells_of_accessories(shot: Shot) -> np.ndarray:
-    """Where characters wear and hold something in a clip's latents, or would: bool [5, 8, 12]."""
-    frames, cell = 5, 8
-    cells = np.zeros((frames, HEIGHT // cell, WIDTH // cell), bool)
-    for time in range(frames):
-        pose = motion(shot, time / (frames - 1))
-        for index in range(len(shot.characters)):
-            x, y, _, height = body_box(pose, index)
-            hat = (y - 0.85 * height, y - 0.4 * height, x - 0.45 * height, x + 0.45 * height)
-            balloon = (y - 0.9 * height, y + 0.2 * height, x - 0.9 * height, x - 0.4 * height)
-            for top, bottom, left, right in (hat, balloon):
-                rows = slice(max(0, int(top // cell)), max(0, int(-(-bottom // cell))))
-                columns = slice(max(0, int(left // cell)), max(0, int(-(-right // cell))))
-                cells[time, rows, columns] = True
-    return cells
-
-
 def random_frames(seed: int, clips: int, frames: int, crop: int | None = None) -> np.ndarray:
     """uint8 [clips, frames, 64, 96, 3] of consecutive frames, each of another shot; or squares of them.
 
