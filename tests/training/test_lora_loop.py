@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tools.demo_models import WEIGHTS
 from tools.small_world import dataset, lora_loop, memories, probe
 from tools.small_world.lora import MAX_MEMORY, TRAINED
-from tools.small_world.memories import KEYFRAMES, KINDS, PER_CLIP
+from tools.small_world.memories import KEYFRAMES, PER_CLIP, SAMPLE_KINDS, random_ensemble
 from tools.small_world.render import draw, render
 from tools.small_world.run import Schedule
 from tools.small_world.transformer import trained
@@ -33,12 +33,29 @@ def clips_of_shard() -> list:
     return [(number, shot) for number, group in enumerate(groups) for shot in group]
 
 
+def test_few_shots_of_an_ensemble_show_whom_another_one_shows():
+    """So a memory of it has one keyframe or two of somebody among those of others."""
+    shares = []
+    for seed in range(30):
+        shots = random_ensemble(seed)
+        cast = [who for shot in shots[: len(shots) // 2] for who in shot.characters]
+        assert len(cast) == len(shots) // 2 == len({who.kind for who in cast}) > 2, "everybody once alone"
+        assert {who for shot in shots for who in shot.characters} == set(cast), "then the same people"
+        shares += [
+            sum(who in other.characters for other in shots if other is not shot) / (len(shots) - 1)
+            for shot in shots[len(cast) :]
+            for who in shot.characters
+        ]
+    assert min(shares) > 0 and 0.25 < np.mean(shares) < 0.45
+    assert len({len(random_ensemble(seed)) for seed in range(30)}) == 2, "of three and of four"
+
+
 def test_samples_remember_their_group_and_never_drift_before_the_truth(drawn):
     clips = clips_of_shard()
     assert drawn.captions == [shot.caption for _, shot in clips]
     drifted_samples = 0
     for kind, clip, row in zip(drawn.kind, drawn.clip, drawn.memory, strict=True):
-        assert KINDS[kind] in ("m2v", "mi2v", "mm2v")
+        assert SAMPLE_KINDS[kind] in ("m2v", "mi2v", "mm2v")
         row = row[row >= 0]
         assert 1 <= len(row) <= MAX_MEMORY and len(set(row % PER_CLIP % 5 + 10 * (row // PER_CLIP))) == len(row)
         group, target = clips[clip]

@@ -27,7 +27,7 @@ from .dataset import grey_latent
 from .host import DEVICE, WanModel
 from .host import attention as products
 from .lora import MAX_MEMORY, SHIFT, TRAINED
-from .memories import KINDS, PER_CLIP, read_shard, shard_path
+from .memories import PER_CLIP, SAMPLE_KINDS, read_shard, shard_path
 from .probe import positions_in_the_past
 from .run import CHECKPOINTS, LOGS, Schedule, load_finished
 from .transformer import AT_ONCE, LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer, noise_levels
@@ -121,7 +121,7 @@ class Memories:
                 (kind, length, two): torch.nonzero(
                     (self.content["sample_kind"] == index) & (lengths == length) & (pair == two)
                 )[:, 0]
-                for index, kind in enumerate(KINDS)
+                for index, kind in enumerate(SAMPLE_KINDS)
                 for length in range(1, MAX_MEMORY + 1)
                 for two in (False, True)
             }

@@ -1,10 +1,10 @@
 """Latents of short clips with memories drawn for them, for `lora_loop.py`: `python -m tools.small_world.memories`.
 
-The clips are those of `lora.py`, more of them; who remembers what is drawn by the functions of Training Set. Beside
-the keyframes of every clip there are those of a *drifted* one, whose characters have other looks: what a film that
-went wrong has in its memory. In some samples later keyframes are drifted, and the shot to learn still has the looks
-that came first. And there is the first frame of every clip as the text-to-video model makes it, since the keyframes of
-a film are such: the clip with noise on it, denoised.
+The clips are shots like those of `lora.py`, and of ensembles, whose memory shows somebody once among many others; who
+remembers what is drawn by the functions of Training Set. Beside the keyframes of every clip there are those of a
+*drifted* one, whose characters have other looks: what a film that went wrong has in its memory. In some samples later
+keyframes are drifted, and the shot to learn still has the looks that came first. And there is the first frame of every
+clip as the text-to-video model makes it, since the keyframes of a film are such: the clip with noise on it, denoised.
 """
 
 import argparse
@@ -34,21 +34,45 @@ from .world import (
     BODY_COLOURS,
     FRAMES,
     HEIGHT,
+    KINDS,
     PATTERNS,
+    PLACES,
     WIDTH,
     Character,
     Shot,
     motion,
+    random_character,
     random_encounters,
+    random_place,
     random_scene,
+    random_shot,
     random_story,
 )
 
+
+def random_ensemble(seed: int) -> tuple[Shot, ...]:
+    """Shots of three or four characters in two or three places: everybody once alone, then as many shots of one or two
+    again. Whoever is in a shot is in few of the others."""
+    rng = np.random.default_rng([seed, 5])
+    cast = [random_character(rng, str(kind)) for kind in rng.permutation(KINDS)[: rng.integers(3, 5)]]
+    places = [random_place(rng, str(kind)) for kind in rng.permutation(PLACES)[: rng.integers(2, 4)]]
+    casts = [(who,) for who in cast]
+    casts += [tuple(cast[i] for i in rng.permutation(len(cast))[: rng.integers(1, 3)]) for _ in cast]
+    return tuple(replace(random_shot(rng, who, places[int(rng.integers(len(places)))]), scroll=0.0) for who in casts)
+
+
+OTHERS, FIRST_ENSEMBLE = 500_000, 53_000_000  # none of the clips of lora.py
 # Groups of a shard: clips remember clips of their own group.
-GROUPS = ((random_story, FIRST_STORY, 20), (random_scene, FIRST_SCENE, 12), (random_encounters, FIRST_ENCOUNTERS, 20))
+# Ensembles most: what is hard to learn is to find the one keyframe of somebody among those of others.
+GROUPS = (
+    (random_story, FIRST_STORY + OTHERS, 14),
+    (random_scene, FIRST_SCENE + OTHERS, 4),
+    (random_encounters, FIRST_ENCOUNTERS + OTHERS, 6),
+    (random_ensemble, FIRST_ENSEMBLE, 16),
+)
 SAMPLES_PER_CLIP = 16
 SHARES = {"m2v": 0.76, "mi2v": 0.12, "mm2v": 0.12}
-KINDS = tuple(SHARES)
+SAMPLE_KINDS = tuple(SHARES)
 KEYFRAMES = tuple(range(0, FRAMES, 4))  # the frames of a clip that may be remembered: one for each latent frame
 PER_CLIP = 2 * len(KEYFRAMES)  # with the drifted ones
 DRIFTING = 0.5  # share of the samples whose memory may have drifted
@@ -64,7 +88,7 @@ class Drawn:
     drifted: np.ndarray  # uint8 [N, 5, 64, 96, 3]: their keyframes with other looks
     cells: np.ndarray  # uint8 [N, 5, 8, 12]: 1 where characters are, 2 where they wear or hold something, or could
     captions: list[str]
-    kind: np.ndarray  # [S], of each sample, in KINDS
+    kind: np.ndarray  # [S], of each sample, in SAMPLE_KINDS
     clip: np.ndarray  # [S]: the one to learn
     memory: np.ndarray  # [S, MAX_MEMORY]: clip * PER_CLIP + keyframe (+ 5: drifted), oldest first, then -1
 
@@ -143,7 +167,7 @@ def draw_shard(index: int) -> Drawn:
         np.stack(drifted),
         np.stack([looked_at(shot) for shot in shots]),
         [shot.caption for shot in shots],
-        np.array([KINDS.index(sample.kind) for sample in samples]),
+        np.array([SAMPLE_KINDS.index(sample.kind) for sample in samples]),
         np.array([sample.clip for sample in samples]),
         np.stack([numbered(rng, sample, shots) for sample in samples]),
     )
