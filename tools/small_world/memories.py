@@ -63,7 +63,7 @@ def random_ensemble(seed: int) -> tuple[Shot, ...]:
 
 OTHERS, FIRST_ENSEMBLE = 500_000, 53_000_000  # none of the clips of lora.py
 # Groups of a shard: clips remember clips of their own group.
-# Ensembles most: what is hard to learn is to find the one keyframe of somebody among those of others.
+# Nearly half of the clips are of ensembles: it is hard to find the one keyframe of somebody among those of others.
 GROUPS = (
     (random_story, FIRST_STORY + OTHERS, 14),
     (random_scene, FIRST_SCENE + OTHERS, 4),
