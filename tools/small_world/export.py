@@ -1,4 +1,4 @@
-"""python -m tools.small_world.export: writes what is trained as the host's files, float16.
+"""python -m tools.small_world.export: writes what is trained as the host's files, float16, T2V's layers int8.
 
 With --unfinished it writes the averaged weights of the last checkpoints, to go on from on another machine; there
 --take-up makes finished models of such files, for what is trained on top of them.
@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .autoencoder import new_autoencoder, with_unit_latents
+from .eight_bits import rounded
 from .run import CHECKPOINTS, load_finished, save_finished
 from .text import TOKENS, TextEncoder
 from .transformer import CONFIG, part, trained
@@ -28,8 +29,10 @@ def export(name: str, weights: dict[str, torch.Tensor], config: dict[str, object
     WEIGHTS.mkdir(exist_ok=True)
     path = WEIGHTS / f"storymem_world_{name}.safetensors"
     unfinished = path.with_suffix(".unfinished")
-    half = {key: w.half() if w.is_floating_point() else w for key, w in weights.items()}
-    save_file({key: w.contiguous() for key, w in half.items()}, unfinished, {"config": json.dumps(config)})
+    content = {key: w.half() if w.is_floating_point() else w for key, w in weights.items()}
+    if name == "t2v":
+        content = rounded(content)
+    save_file({key: w.contiguous() for key, w in content.items()}, unfinished, {"config": json.dumps(config)})
     os.replace(unfinished, path)
     return path
 

@@ -31,6 +31,7 @@ from .memories import PER_CLIP, SAMPLE_KINDS, read_shard, shard_path
 from .probe import positions_in_the_past
 from .run import CHECKPOINTS, LOGS, Schedule, load_finished
 from .transformer import AT_ONCE, LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer, noise_levels
+from .world import KINDS
 
 # What is known of a clip, and of how many of its latent frames.
 KNOWN = {"m2v": (None, 0), "mi2v": ("first_frame", 1), "mm2v": ("motion_frames", 2)}
@@ -39,6 +40,7 @@ LOG_EVERY = 50
 PAIRS = 0.45  # share of the samples whose clip shows two characters
 MADE = 0.6  # share of the samples with keyframes that a model made
 CHARACTERS, ACCESSORIES = 3.0, 5.0  # weight in the loss
+GUIDANCE = 0.5  # see loss_of; what is learned in the end is `memory_guidance` 1 / (1 - GUIDANCE)
 LAYER = re.compile(r"diffusion_model\.(blocks\.\d+\..+)\.lora_up\.weight")
 
 
@@ -54,6 +56,26 @@ class LoraLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight + self.scale * self.up @ self.down, self.bias)
+
+
+def of_rank(lora: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
+    """The same LoRA with another rank: with a higher one what is added does nothing yet, with a lower one its products
+    are the nearest there are (their largest singular values)."""
+    content = dict(lora)
+    for key, down in lora.items():
+        if not key.endswith(".lora_down.weight"):
+            continue
+        up, alpha = (key.replace("lora_down.weight", part) for part in ("lora_up.weight", "alpha"))
+        own = len(down)
+        if rank > own:
+            content[key] = torch.cat([down, down.std() * torch.randn(rank - own, down.shape[1]).to(down)])
+            content[up] = torch.nn.functional.pad(lora[up], (0, rank - own))
+        elif rank < own:
+            left, values, right = torch.linalg.svd(lora[up].float() @ down.float(), full_matrices=False)
+            root = values[:rank].sqrt()
+            content[up], content[key] = (left[:, :rank] * root).to(down), (root[:, None] * right[:rank]).to(down)
+        content[alpha] = lora[alpha] * rank / own
+    return content
 
 
 def add_lora(wan: WanModel, lora: dict[str, torch.Tensor]) -> dict[str, LoraLinear]:
@@ -101,9 +123,12 @@ class Memories:
         before = self.shards
         while self.shards < before + most and shard_path(self.shards).exists():
             content, captions = read_shard(self.shards)
-            memory = content["sample_memory"]
+            memory, clip = content["sample_memory"], content["sample_clip"]
+            seen = torch.tensor([[kind in caption for kind in KINDS] for caption in captions])
+            remembered = (seen[memory // PER_CLIP] & (memory >= 0)[..., None]).any(1)
+            content["sample_knows"] = (remembered | ~seen[clip]).all(1)
             content["sample_memory"] = torch.where(memory < 0, memory, memory + PER_CLIP * self.clips)
-            content["sample_clip"] = content["sample_clip"] + self.clips
+            content["sample_clip"] = clip + self.clips
             content["tokens"] = self.tokens(captions)
             content["pair"] = torch.tensor([" beside " in caption for caption in captions])
             for name, rows in content.items():
@@ -128,7 +153,8 @@ class Memories:
 
     def batch(self, shares: dict[str, float], length: int, size: int) -> dict[str, torch.Tensor]:
         """Samples with memories of `length` keyframes: "clip" [B, 16, 5, 8, 12] to learn, "memory"
-        [B, 16, length, 8, 12], "mask" [B, 4, 5, 8, 12] and "video" of what is known of the clip, "cells", "tokens"."""
+        [B, 16, length, 8, 12], "mask" [B, 4, 5, 8, 12] and "video" of what is known of the clip, "cells", "tokens",
+        and "knows", whether everybody in the clip is in the memory."""
         drawn = torch.multinomial(torch.tensor(list(shares.values())), size, replacement=True)
         counts = drawn.bincount(minlength=len(shares)).tolist()
         parts = [self.of_kind(kind, length, number) for kind, number in zip(shares, counts, strict=True)]
@@ -156,7 +182,11 @@ class Memories:
         mask = torch.zeros(size, MASK_CHANNELS, *clip.shape[2:])
         mask[:, :, :frames] = 1
         own = {"clip": clip, "memory": memory, "mask": mask, "video": video, "cells": self.content["cells"][clips]}
-        return {**{name: rows.float() for name, rows in own.items()}, "tokens": self.content["tokens"][clips]}
+        return {
+            **{name: rows.float() for name, rows in own.items()},
+            "tokens": self.content["tokens"][clips],
+            "knows": self.content["sample_knows"][rows],
+        }
 
 
 def predicted(
@@ -173,33 +203,58 @@ def predicted(
         return wan(inputs, 1000 * sigma, text, transformer_options=options)[:, :, frames:].float()
 
 
-def loss_of(wan: WanModel, batch: dict[str, torch.Tensor], text: torch.Tensor) -> torch.Tensor:
+def loss_of(
+    wan: WanModel, batch: dict[str, torch.Tensor], text: torch.Tensor, first: WanModel | None = None
+) -> torch.Tensor:
     """Train LoRA's, the squared error of the denoised clip, that is sigma^2 of the velocity's, but weighted by
-    importance."""
+    importance.
+
+    With `first`, a model that knows how shots look without memory, what is learned is guided: where memory shows who
+    is in the clip, the target goes on by GUIDANCE of the way from its velocity without memory to the one that `wan`
+    predicts with it (as model guidance does, arXiv 2502.12154).
+    """
     clip = batch["clip"]
     # In random order: samples of a kind stand together.
     sigma = noise_levels(len(clip), SHIFT)[torch.randperm(len(clip))]
     noise = torch.randn_like(clip)
     level = sigma.view(-1, 1, 1, 1, 1)
-    velocity = predicted(wan, batch, torch.lerp(clip, noise, level), sigma, text)
+    x, target = torch.lerp(clip, noise, level), noise - clip
+    velocity = predicted(wan, batch, x, sigma, text)
+    if first is not None:
+        with torch.no_grad():
+            without = predicted(first, {**batch, "memory": batch["memory"][:, :, :0]}, x, sigma, text)
+            knows = batch["knows"].view(-1, 1, 1, 1, 1)
+            target = target + GUIDANCE * knows * (velocity - without)
     importance = torch.tensor([1.0, CHARACTERS, ACCESSORIES])[batch["cells"].long()][:, None]
-    return (importance * (level * (velocity - (noise - clip))).square()).mean() / importance.mean()
+    return (importance * (level * (velocity - target)).square()).mean() / importance.mean()
 
 
-def train_loop(kind: str, lora: Path, schedule: Schedule, size: int, seconds: float | None = None) -> Path:
-    """Goes on from a LoRA's file; the finished file.
-
-    size: of a batch; seconds: if given, the schedule is run through in this time, in as many steps as there are.
-    Under torchrun each process takes its share of the batch.
-    """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
-        torch.distributed.init_process_group("gloo")
-    text, wan = load_text_encoder(), new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS)
+def model_with(lora: dict[str, torch.Tensor]) -> tuple[WanModel, dict[str, LoraLinear]]:
+    """The image-to-video model, compiled, with a LoRA in its layers."""
+    wan = new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS)
     wan.load_state_dict(load_finished("i2v"))
-    layers = add_lora(wan, load_file(lora, str(DEVICE)))
+    layers = add_lora(wan, lora)
     for block in wan.blocks:
         block.compile(dynamic=True)
+    return wan, layers
+
+
+def train_loop(
+    kind: str, lora: Path, schedule: Schedule, size: int, seconds: float | None = None, rank: int | None = None
+) -> Path:
+    """Goes on from a LoRA's file; the finished file.
+
+    size: of a batch; rank: of the LoRA, as before if not given; seconds: if given, the schedule is run through in this
+    time, in as many steps as there are. Under torchrun each process takes its share of the batch.
+    """
+    process, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        torch.distributed.init_process_group("gloo")
+    torch.manual_seed(0)  # what is added is the same in every process
+    text, lora = load_text_encoder(), load_file(lora, str(DEVICE))
+    wan, layers = model_with(of_rank(lora, rank) if rank else lora)
+    first, _ = model_with(lora)
+    first.requires_grad_(False)
     memories = Memories(text.tokens, grey_latent(load_autoencoder()))
     memories.load_new()
     parameters = [weight for layer in layers.values() for weight in layer.parameters()]
@@ -207,21 +262,21 @@ def train_loop(kind: str, lora: Path, schedule: Schedule, size: int, seconds: fl
     log, finished = LOGS / f"loop_{kind}.jsonl", CHECKPOINTS / f"lora_{kind}.safetensors"
     for folder in (LOGS, CHECKPOINTS):
         folder.mkdir(parents=True, exist_ok=True)
-    if rank == 0:
+    if process == 0:
         log.write_text("")
     at_once = min(AT_ONCE, size // world)
     parts = size // world // at_once
-    bar = tqdm(total=schedule.steps, desc=f"loop {kind}", mininterval=10, disable=rank > 0)
+    bar = tqdm(total=schedule.steps, desc=f"loop {kind}", mininterval=10, disable=process > 0)
     began, losses, share = time.monotonic(), [], torch.zeros(())  # share: of the schedule, done
     for step in count(1):
-        torch.manual_seed(step * world + rank)
+        torch.manual_seed(step * world + process)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(int(share * (schedule.steps - 1)))
         for part in range(parts):
             # All lengths in turn, so that long memories come as often as short ones.
-            length = 1 + (5 * ((step * world + rank) * parts + part)) % MAX_MEMORY
+            length = 1 + (5 * ((step * world + process) * parts + part)) % MAX_MEMORY
             batch = memories.batch(SHARES[kind], length, at_once)
-            loss = loss_of(wan, batch, text.encode(batch["tokens"])) / parts
+            loss = loss_of(wan, batch, text.encode(batch["tokens"]), first) / parts
             loss.backward()
             losses.append(loss.detach())
         share.fill_(step / schedule.steps if seconds is None else (time.monotonic() - began) / seconds)
@@ -235,7 +290,7 @@ def train_loop(kind: str, lora: Path, schedule: Schedule, size: int, seconds: fl
         bar.update()
         if step % LOG_EVERY and share < 1:
             continue
-        if rank == 0:
+        if process == 0:
             row = {"step": step, "seconds": round(time.monotonic() - began, 1), "clips": memories.clips}
             row["loss"] = round(parts * float(torch.stack(losses).mean()), 5)
             with log.open("a") as lines:
@@ -255,7 +310,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rank", type=int, help="of the LoRA, if other than that of the file")
     parser.add_argument("--seconds", type=float, help="as many steps as fit into this time")
     arguments = parser.parse_args()
     schedule = Schedule(arguments.steps, arguments.rate, warm_up=100)
-    print(train_loop(arguments.kind, arguments.lora, schedule, arguments.batch, arguments.seconds))
+    print(train_loop(arguments.kind, arguments.lora, schedule, arguments.batch, arguments.seconds, arguments.rank))

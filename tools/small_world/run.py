@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from tools.setup import BASE
 
+from .eight_bits import restored
+
 CHECKPOINTS = BASE / "small_world"
 LOGS = Path(__file__).parent / "logs"
 Item, Made = TypeVar("Item"), TypeVar("Made")
@@ -52,7 +54,7 @@ def load_finished(name: str) -> dict[str, torch.Tensor]:
 def trained(start: Path, name: str) -> dict[str, torch.Tensor]:
     """The weights of an exported file in folder `start`, float32, without a tokenizer."""
     weights = load_file(start / f"storymem_world_{name}.safetensors", str(torch.get_default_device()))
-    return {key: weight.float() for key, weight in weights.items() if key != "spiece_model"}
+    return restored({key: weight for key, weight in weights.items() if key != "spiece_model"})
 
 
 @dataclass(frozen=True)
