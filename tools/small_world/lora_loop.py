@@ -1,9 +1,9 @@
 """python -m tools.small_world.lora_loop: the memory LoRAs on a GPU, with samples of `memories.py`.
 
 The samples are laid out as Training Set's, the loss is Train LoRA's, with more weight on characters and on what they
-wear and hold; but Train LoRA takes a third of a second for a step of 256 however quick the GPU is, most of it for one
-sample at a time. What it writes is a file of Train LoRA, and can go on there. It is written every LOG_EVERY steps: a
-run that was stopped goes on from it, with a new optimizer.
+wear and hold, and with a target that is guided (`loss_of`); but Train LoRA takes a third of a second for a step of 256
+however quick the GPU is, most of it for one sample at a time. What it writes is a file of Train LoRA, and can go on
+there. It is written every LOG_EVERY steps: a run that was stopped goes on from it, with a new optimizer.
 
 On a CPU with two cores: `torchrun --nproc-per-node 2 -m tools.small_world.lora_loop ...`.
 """
