@@ -28,7 +28,7 @@ from .host import DEVICE, WanModel
 from .host import attention as products
 from .lora import MAX_MEMORY, SHIFT, TRAINED
 from .memories import PER_CLIP, SAMPLE_KINDS, read_shard, shard_path
-from .probe import positions_in_the_past
+from .probe import LEARNED_GUIDANCE, positions_in_the_past
 from .run import CHECKPOINTS, LOGS, Schedule, load_finished
 from .transformer import AT_ONCE, LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer, noise_levels
 from .world import KINDS
@@ -40,7 +40,7 @@ LOG_EVERY = 50
 PAIRS = 0.45  # share of the samples whose clip shows two characters
 MADE = 0.6  # share of the samples with keyframes that a model made
 CHARACTERS, ACCESSORIES = 3.0, 5.0  # weight in the loss
-GUIDANCE = 0.5  # see loss_of; what is learned in the end is `memory_guidance` 1 / (1 - GUIDANCE)
+GUIDANCE = 1 - 1 / LEARNED_GUIDANCE  # see loss_of
 LAYER = re.compile(r"diffusion_model\.(blocks\.\d+\..+)\.lora_up\.weight")
 
 
@@ -211,7 +211,7 @@ def loss_of(
 
     With `first`, a model that knows how shots look without memory, what is learned is guided: where memory shows who
     is in the clip, the target goes on by GUIDANCE of the way from its velocity without memory to the one that `wan`
-    predicts with it (as model guidance does, arXiv 2502.12154).
+    predicts with it (as model guidance does, arXiv 2502.12154). In the end that is LEARNED_GUIDANCE.
     """
     clip = batch["clip"]
     # In random order: samples of a kind stand together.

@@ -29,6 +29,7 @@ from .world import random_story
 FIRST_STORY = 61_000_000  # neither trained on nor evaluated
 MOST = 10  # keyframes of a memory
 MEMORIES = ("none", "sliding_window", "same_labels")
+LEARNED_GUIDANCE = 2.0  # the `memory_guidance` that lora_loop.py teaches
 
 
 def load_models(folder: Path) -> tuple[WanVAE, TextEncoder, torch.Tensor]:
@@ -112,21 +113,26 @@ def with_lora(weights: dict[str, torch.Tensor], lora: Path) -> dict[str, torch.T
 
 
 @torch.no_grad()
-def measure(wan: WanModel, text: TextEncoder, grey: torch.Tensor, stories: Sequence[Story]) -> dict[str, list[float]]:
-    """Error by kind of memory: where characters are, and elsewhere."""
-    found = {}
-    for policy in MEMORIES:
-        sums = np.zeros((2, 2))
-        for story in stories:
-            for number, (shot, clip) in enumerate(zip(story.shots, story.clips, strict=True), 1):
-                torch.manual_seed(number)
-                noise = torch.randn_like(clip)
-                velocity = predict(wan, noise, story.memory(number, policy), grey, text([shot.caption]))
+def measure(
+    wan: WanModel, text: TextEncoder, grey: torch.Tensor, stories: Sequence[Story], guidance: float = LEARNED_GUIDANCE
+) -> dict[str, list[float]]:
+    """Error by kind of memory: where characters are, and elsewhere.
+
+    guidance: that a LoRA has learned; what memory changes is divided by it, since a guided velocity goes beyond the
+    best prediction.
+    """
+    sums = {policy: np.zeros((2, 2)) for policy in MEMORIES}
+    for story in stories:
+        for number, (shot, clip) in enumerate(zip(story.shots, story.clips, strict=True), 1):
+            torch.manual_seed(number)
+            noise, words, cells = torch.randn_like(clip), text([shot.caption]), cells_of_characters(shot)
+            without = predict(wan, noise, [], grey, words)
+            for policy in MEMORIES:
+                velocity = predict(wan, noise, story.memory(number, policy), grey, words)
+                velocity = without + (velocity - without) / guidance
                 error = (velocity - (noise - clip)).square().mean(1)[0].cpu().numpy()
-                cells = cells_of_characters(shot)
-                sums += [(error[cells].sum(), cells.sum()), (error[~cells].sum(), (~cells).sum())]
-        found[policy] = (sums[:, 0] / sums[:, 1]).tolist()
-    return found
+                sums[policy] += [(error[cells].sum(), cells.sum()), (error[~cells].sum(), (~cells).sum())]
+    return {policy: (found[:, 0] / found[:, 1]).tolist() for policy, found in sums.items()}
 
 
 def table(rows: dict[str, dict[str, list[float]]]) -> str:
@@ -141,6 +147,7 @@ if __name__ == "__main__":
     parser.add_argument("loras", type=Path, nargs="*")
     parser.add_argument("--weights", type=Path, default=Path(__file__).parents[1] / "demo_models" / "weights")
     parser.add_argument("--stories", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=LEARNED_GUIDANCE, help="that the LoRAs have learned; else 1")
     arguments = parser.parse_args()
     vae, text, grey = load_models(arguments.weights)
     stories = [Story(vae, FIRST_STORY + i) for i in range(arguments.stories)]
@@ -148,5 +155,5 @@ if __name__ == "__main__":
     for lora in [None, *arguments.loras]:
         wan = new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS)
         wan.load_state_dict(base if lora is None else with_lora(base, lora))
-        rows[lora.stem if lora else "no LoRA"] = measure(wan, text, grey, stories)
+        rows[lora.stem if lora else "no LoRA"] = measure(wan, text, grey, stories, arguments.guidance if lora else 1.0)
     print(table(rows))
