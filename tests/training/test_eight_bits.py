@@ -5,7 +5,8 @@ from safetensors.torch import load_file
 
 from tools.demo_models import WEIGHTS
 from tools.small_world import probe
-from tools.small_world.eight_bits import SMALLEST, restored, rounded
+from tools.small_world.export import SMALLEST, rounded
+from tools.small_world.run import restored
 from tools.small_world.transformer import trained
 
 T2V = WEIGHTS / "storymem_world_t2v.safetensors"

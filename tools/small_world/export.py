@@ -15,13 +15,29 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .autoencoder import new_autoencoder, with_unit_latents
-from .eight_bits import rounded
+from .host import TensorWiseINT8Layout
 from .run import CHECKPOINTS, load_finished, save_finished
 from .text import TOKENS, TextEncoder
 from .transformer import CONFIG, part, trained
 
 WEIGHTS = Path(__file__).parents[1] / "demo_models" / "weights"
+SMALLEST = 64  # rows and columns of a layer that is rounded
 TRANSFORMER = {"transformer": {name: CONFIG[name] for name in ("text_dim", "num_heads")}}
+
+
+def rounded(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A model's weights with those of large linear layers int8, a scale for each row beside them, as the host reads it.
+
+    Only for a model that no LoRA is put into: the host would round the sum again.
+    """
+    content = dict(weights)
+    for key, weight in weights.items():
+        if weight.ndim == 2 and min(weight.shape) >= SMALLEST:
+            content[key], how = TensorWiseINT8Layout.quantize(weight.float(), per_channel=True)
+            content[f"{key}_scale"] = how.scale
+            mark = json.dumps({"format": "int8_tensorwise"}).encode()
+            content[f"{key.removesuffix('weight')}comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8)
+    return content
 
 
 def export(name: str, weights: dict[str, torch.Tensor], config: dict[str, object]) -> Path:

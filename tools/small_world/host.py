@@ -19,11 +19,24 @@ import comfy.ops
 from comfy.latent_formats import Wan21
 from comfy.ldm.wan.model import WanModel
 from comfy.ldm.wan.vae import Resample, RMS_norm, WanVAE
+from comfy.quant_ops import TensorWiseINT8Layout
 from comfy.text_encoders.t5 import T5
 
 from tools.demo_nodes.attention import attention
 
-__all__ = ["BFLOAT16", "DEVICE", "T5", "RMS_norm", "Resample", "Wan21", "WanModel", "WanVAE", "attention", "comfy"]
+__all__ = [
+    "BFLOAT16",
+    "DEVICE",
+    "T5",
+    "RMS_norm",
+    "Resample",
+    "TensorWiseINT8Layout",
+    "Wan21",
+    "WanModel",
+    "WanVAE",
+    "attention",
+    "comfy",
+]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Matrix products in bfloat16 take a quarter of the time where a CPU has them.

@@ -210,8 +210,8 @@ def loss_of(
     importance.
 
     With `first`, a model that knows how shots look without memory, what is learned is guided: where memory shows who
-    is in the clip, the target goes on by GUIDANCE of the way from its velocity without memory to the one that `wan`
-    predicts with it (as model guidance does, arXiv 2502.12154). In the end that is LEARNED_GUIDANCE.
+    is in the clip, the target goes on by GUIDANCE of the way from the velocity of `first`, without memory, to the one
+    that `wan` predicts with it (as model guidance does, arXiv 2502.12154). In the end that is LEARNED_GUIDANCE.
     """
     clip = batch["clip"]
     # In random order: samples of a kind stand together.

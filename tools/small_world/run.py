@@ -19,8 +19,6 @@ from tqdm import tqdm
 
 from tools.setup import BASE
 
-from .eight_bits import restored
-
 CHECKPOINTS = BASE / "small_world"
 LOGS = Path(__file__).parent / "logs"
 Item, Made = TypeVar("Item"), TypeVar("Made")
@@ -49,6 +47,16 @@ def save_finished(name: str, weights: dict[str, torch.Tensor]) -> None:
 
 def load_finished(name: str) -> dict[str, torch.Tensor]:
     return load_file(CHECKPOINTS / f"{name}.safetensors")
+
+
+def restored(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """float32 weights of a file in which some are int8, with a scale beside them (`export.rounded`)."""
+    marks = ("weight_scale", "comfy_quant")
+    return {
+        key: weight.float() * weights.get(f"{key}_scale", 1.0)
+        for key, weight in weights.items()
+        if not key.endswith(marks)
+    }
 
 
 def trained(start: Path, name: str) -> dict[str, torch.Tensor]:
