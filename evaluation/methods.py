@@ -116,20 +116,16 @@ M2V = Method("M2V")
 MI2V = Method("M2V+MI2V", continuation="first_frame")
 MM2V = Method("M2V+MM2V", model="motion_frames", continuation="motion_frames")
 MR2V = Method("MR2V", memory=references)
-# The same, following what memory changes twice as far.
-GUIDED, GUIDED_MI2V, GUIDED_MR2V = (
-    replace(method, name=f"{method.name}, guidance 2", guidance=2.0) for method in (M2V, MI2V, MR2V)
-)
-METHODS = (VAE, T2V, CHAIN, M2V, MI2V, MM2V, MR2V, GUIDED, GUIDED_MI2V, GUIDED_MR2V)
+# The same, recalling those who are in the shot alone.
+LABELS = Method("M2V, same labels", policy="same_labels")
+METHODS = (VAE, T2V, CHAIN, M2V, MI2V, MM2V, MR2V, LABELS)
 
-WRONG = replace(GUIDED, name="guidance 2, memory of the wrong story", memory=wrong_story)
+WRONG = replace(M2V, name="memory of the wrong story", memory=wrong_story)
 ABLATIONS = (
     replace(M2V, name="spacing S = 5", spacing=5),
     *(replace(M2V, name=f"strength {strength:g}", strength=strength) for strength in (0.0, 0.5, 2.0)),
     *(replace(M2V, name=f"capacity {size}", capacity=size, sink=min(3, size)) for size in (1, 3, 6)),
     replace(M2V, name="sink 0", sink=0),
-    replace(M2V, name="same labels", policy="same_labels"),
-    replace(GUIDED, name="guidance 2, same labels", policy="same_labels"),
     *(replace(M2V, name=f"guidance {guidance:g}", guidance=guidance) for guidance in (1.5, 2.0, 3.0)),
     replace(M2V, name="shuffled memory", memory=shuffled),
     replace(M2V, name="uniform frames", memory=uniform),

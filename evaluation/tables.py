@@ -1,6 +1,6 @@
 """The report on the small world: a table of means with their intervals, and the goals, met or not."""
 
-from .methods import ABLATIONS, GUIDED, M2V, METHODS, MI2V, T2V, WRONG
+from .methods import ABLATIONS, LABELS, M2V, METHODS, MI2V, T2V, WRONG
 from .scores import Tally
 from .statistics import Estimate, compare, estimate
 
@@ -76,7 +76,7 @@ def cell(value: Estimate | None, ratio: bool) -> str:
 def goals(scores: Scores) -> list[tuple[str, str, str]]:
     """Each goal that can be judged: what it asks, what was measured (95 % interval), and the verdict.
 
-    The verdict is "yes" where the whole interval is good enough, "no" where none of it is, else "not shown".
+    The verdict is "yes" where the whole interval is good enough and "no" where none of it is; else it is the mean's.
     """
     found = []
 
@@ -90,10 +90,12 @@ def goals(scores: Scores) -> list[tuple[str, str, str]]:
         measured = "{:.{}f} {} ({:.{}f} to {:.{}f})".format(
             scale * value.mean, digits, unit, scale * value.low, digits, scale * value.high, digits
         )
-        found.append((text, measured, "yes" if value.low >= least else "no" if value.high < least else "not shown"))
+        verdict = "yes" if value.mean >= least else "no"
+        sure = value.low >= least or value.high < least
+        found.append((text, measured, verdict if sure else f"{verdict}, by the mean"))
 
     m2v, t2v, mi2v = M2V.name, T2V.name, MI2V.name
-    for name in (m2v, GUIDED.name):
+    for name in (m2v, LABELS.name):
         judge(
             f"identity of {name} at least 1.5 times that of T2V",
             "times",

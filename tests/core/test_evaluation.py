@@ -419,14 +419,15 @@ def test_goals_are_met_or_not():
     assert tables.goals(scores_of(M2V=good)) == [sixth]
 
 
-def test_a_goal_met_by_the_mean_alone_is_not_shown():
-    """A mean over the line says nothing where the stories differ by more; paired, a steady difference does."""
+def test_a_verdict_says_where_it_is_the_mean_alone():
+    """A mean over or under the line says little where the stories differ by more; paired, a steady difference does."""
     values = np.random.default_rng(4).uniform(0.3, 0.9, 8)
-    wide = {"M2V": [{"identity 6": (value + 0.31, 1.0)} for value in values]}
-    ((_, measured, verdict),) = tables.goals(wide)
-    found = estimate(values + 0.31)
-    assert found.mean > 0.9 > found.low and verdict == "not shown"
-    assert measured == f"{100 * found.mean:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    for gain, expected in ((0.31, "yes, by the mean"), (0.25, "no, by the mean")):
+        ((_, measured, verdict),) = tables.goals({"M2V": [{"identity 6": (value + gain, 1.0)} for value in values]})
+        found = estimate(values + gain)
+        assert found.low < 0.9 < found.high and verdict == expected
+        assert (found.mean > 0.9) == (gain == 0.31)
+        assert measured == f"{100 * found.mean:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
     actions = {
         name: [{"action": (value + gain, 1.0)} for value in values] for name, gain in (("M2V", 0.01), ("T2V", 0))
