@@ -108,7 +108,8 @@ class StoryMemSaveShot(io.ComfyNode):
                 io.String.Input(
                     "label",
                     default="",
-                    tooltip="Who and what the shot shows, names with commas between: the label of its keyframes.",
+                    tooltip="Who and what the shot shows, names with commas between: the label of its keyframes. "
+                    "They repeat only pictures that show the same.",
                 ),
             ],
             outputs=shot_outputs(),

@@ -8,7 +8,7 @@ import folder_paths
 import numpy as np
 from comfy_api.latest import io
 
-from ..storymem_core.bank import Keyframe, MemoryBank
+from ..storymem_core.bank import Keyframe, MemoryBank, read_labels
 from ..storymem_core.embedders import ColorLayout, Embedder, OpenClip
 from ..storymem_core.errors import InputError
 from ..storymem_core.keyframes import FrameVerdict, Selection, select_keyframes
@@ -101,15 +101,15 @@ def extract_keyframes(
     """The bank with the keyframes of one more shot (uint8 [N, H, W, 3]), these keyframes, and the report."""
     bank, again = known_to(embedder, bank)
     embeddings = embed(embedder, pictures)
-    score = QUALITY[quality]
+    score, shown = QUALITY[quality], bank.repeated_by(read_labels(label))
     selection = select_keyframes(
         embeddings,
         score and (lambda i: score(pictures[i])),
         threshold=threshold,
         max_keyframes=max_keyframes,
         quality_threshold=quality_threshold if score else None,
-        known=np.stack([keyframe.embedding for keyframe in bank.keyframes]) if bank.keyframes else None,
-        known_names=[origin(keyframe) for keyframe in bank.keyframes],
+        known=np.stack([keyframe.embedding for keyframe in shown]) if shown else None,
+        known_names=[origin(keyframe) for keyframe in shown],
     )
     shot, label = bank.shots + 1, label.strip()
     new = [
@@ -172,7 +172,8 @@ class StoryMemKeyframeExtractor(io.ComfyNode):
                 io.String.Input(
                     "label",
                     default="",
-                    tooltip="A name for these keyframes, say of the person or place shown.",
+                    tooltip="A name for these keyframes, say of the person or place shown. They repeat only pictures "
+                    "that show the same.",
                 ),
                 io.Combo.Input(
                     "clip_checkpoint",

@@ -160,6 +160,13 @@ class MemoryBank:
         """All keyframes but the excluded, in order."""
         return tuple(keyframe for keyframe in self.keyframes if not keyframe.excluded)
 
+    def repeated_by(self, labels: frozenset[str]) -> tuple[Keyframe, ...]:
+        """Keyframes that a shot of these labels may show again: all but those whose own labels lack one of them.
+
+        So the first picture of somebody is no repetition, however like a picture of somebody else.
+        """
+        return tuple(keyframe for keyframe in self.keyframes if not keyframe.labels or labels <= keyframe.labels)
+
     @property
     def sink_keyframes(self) -> tuple[Keyframe, ...]:
         """The first `sink` keyframes of those that may be recalled."""

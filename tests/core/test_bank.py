@@ -159,6 +159,21 @@ def test_same_labels_equals_the_literal_rule():
     assert left_out > 200 and unknown > 30
 
 
+def test_only_pictures_of_the_same_can_be_repeated():
+    """Against the rule word by word: each name of the shot is among the picture's, or nobody named the picture's."""
+    labels = ("Mara, pier", "Jon, pier", "Mara, Jon, pier", "Mara, kitchen", "", "PIER")
+    bank = MemoryBank().add_shot([make(n, label=label) for n, label in enumerate(labels)])
+    for shot in ("Mara, pier", "jon", "Jon, kitchen", "Ada", "pier", ""):
+        wanted = [name.strip().lower() for name in shot.split(",") if name]
+        expected = []
+        for n, label in enumerate(labels):
+            own = [name.strip().lower() for name in label.split(",") if name]
+            if not own or all(name in own for name in wanted):
+                expected.append(n)
+        assert numbers(bank.repeated_by(read_labels(shot))) == expected
+    assert numbers(bank.repeated_by(read_labels("Ada"))) == [4], "her first picture repeats none of the others'"
+
+
 def test_same_labels_recalls_who_is_in_the_shot():
     bank = MemoryBank(policy="same_labels").add_shot(
         [

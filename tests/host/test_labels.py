@@ -39,6 +39,19 @@ def test_a_sampler_recalls_the_keyframes_of_its_labels(client):
     assert {keyframe["shot"] for keyframe in outputs[samplers["Jon, the pier"][0]]["storymem_recalled"]} == {2}
 
 
+def test_a_picture_of_somebody_else_is_no_repetition(client):
+    """The same picture four times: stored for Mara, for Jon, not again for him, and not again where nobody is named."""
+    graph = Graph(client)
+    picture, bank = graph.images(MARA, 1), None
+    reports = []
+    for label in ("Mara, the pier", "Jon, the pier", "jon", ""):
+        bank = graph.extractor(picture, bank, label=label)
+        reports.append(graph.text([bank[0], 2]))
+    outputs = graph.run()["outputs"]
+    kept = [outputs[report]["text"][0].split("\n")[0].split(" of ")[0] for report in reports]
+    assert kept == ["shot 1: 1", "shot 2: 1", "shot 3: 0", "shot 4: 0"]
+
+
 def test_a_bank_holds_more_references_than_a_shot_recalls(client):
     graph = Graph(client)
     names = ("Ada", "Bo", "Cy")
