@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 
-from tools.small_world.measure import Seen, SeenPlace, measure_characters, measure_place
+from tools.small_world.measure import Seen, SeenPlace, measure_place, who_is_who
 from tools.small_world.world import Character, Place, Shot
 
 from .joins import join_of
@@ -56,19 +56,6 @@ def true_looks(tale: Tale, shown: Tale) -> Looks:
     """The looks of `shown`, of which memory has true pictures, for everybody in `tale` (the same or its twin)."""
     places = [SeenPlace(place.sky, place.ground) for place in shown.places]
     return Looks(dict(zip(tale.cast, shown.cast, strict=True)), dict(zip(tale.places, places, strict=True)))
-
-
-def who_is_who(shot: Shot, frames: np.ndarray) -> dict[Character, Seen | None]:
-    """Each character of a shot as it is seen in its frames, told apart by kind; None for one who is not there."""
-    found = measure_characters(frames, len(shot.characters))
-    candidates = found + [None] * (len(shot.characters) - len(found))
-
-    def right_kinds(order: tuple) -> int:
-        return sum(
-            seen is not None and seen.looks.kind == who.kind for who, seen in zip(shot.characters, order, strict=True)
-        )
-
-    return dict(zip(shot.characters, max(permutations(candidates), key=right_kinds), strict=True))
 
 
 def score(film: Film, looks: Looks) -> Tally:

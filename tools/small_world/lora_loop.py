@@ -27,18 +27,17 @@ from .dataset import grey_latent
 from .host import DEVICE, WanModel
 from .host import attention as products
 from .lora import MAX_MEMORY, SHIFT, TRAINED
-from .memories import PER_CLIP, SAMPLE_KINDS, read_shard, shard_path
+from .memories import SAMPLE_KINDS, kinds_in, read_shard, shard_path
 from .probe import LEARNED_GUIDANCE, positions_in_the_past
 from .run import CHECKPOINTS, LOGS, Schedule, load_finished
 from .transformer import AT_ONCE, LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer, noise_levels
-from .world import KINDS
 
 # What is known of a clip, and of how many of its latent frames.
 KNOWN = {"m2v": (None, 0), "mi2v": ("first_frame", 1), "mm2v": ("motion_frames", 2)}
 SHARES = {"first_frame": {"m2v": 0.85, "mi2v": 0.15}, "motion_frames": {"m2v": 0.7, "mm2v": 0.3}}
 LOG_EVERY = 50
-PAIRS = 0.45  # share of the samples whose clip shows two characters
-MADE = 0.6  # share of the samples with keyframes that a model made
+PAIRS = 0.6  # share of the samples whose clip shows two characters
+SOURCES = {"memories": 0.4, "films": 0.6}  # shares of the samples, by who wrote their shards
 CHARACTERS, ACCESSORIES = 3.0, 5.0  # weight in the loss
 GUIDANCE = 1 - 1 / LEARNED_GUIDANCE  # see loss_of
 LAYER = re.compile(r"diffusion_model\.(blocks\.\d+\..+)\.lora_up\.weight")
@@ -111,81 +110,95 @@ def fused(_host: Callable, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, he
 
 
 class Memories:
-    """Samples of the shards there are, on DEVICE, by kind, length of the memory and whether two are in the picture."""
+    """Samples of the shards there are, on DEVICE, by source, kind, length of the memory and whether two are in the
+    picture."""
 
     def __init__(self, tokens: Callable[[list[str]], torch.Tensor], grey: torch.Tensor):
-        self.tokens, self.grey, self.shards, self.clips = tokens, grey, 0, 0
-        self.parts: dict[str, list[torch.Tensor]] = {}
+        self.tokens, self.grey, self.clips, self.pictures = tokens, grey, 0, 0
+        self.read: set[Path] = set()
         self.content: dict[str, torch.Tensor] = {}
 
     def load_new(self, most: int = 10_000) -> None:
-        """Takes up shards that have been written meanwhile, `most` of them."""
-        before = self.shards
-        while self.shards < before + most and shard_path(self.shards).exists():
-            content, captions = read_shard(self.shards)
-            memory, clip = content["sample_memory"], content["sample_clip"]
-            seen = torch.tensor([[kind in caption for kind in KINDS] for caption in captions])
-            remembered = (seen[memory // PER_CLIP] & (memory >= 0)[..., None]).any(1)
-            content["sample_knows"] = (remembered | ~seen[clip]).all(1)
-            content["sample_memory"] = torch.where(memory < 0, memory, memory + PER_CLIP * self.clips)
-            content["sample_clip"] = clip + self.clips
-            content["tokens"] = self.tokens(captions)
-            content["pair"] = torch.tensor([" beside " in caption for caption in captions])
-            for name, rows in content.items():
-                self.parts.setdefault(name, []).append(rows)
-            self.clips, self.shards = self.clips + len(captions), self.shards + 1
-        if not self.shards:
+        """Takes up shards that have been written meanwhile, `most` of each source."""
+        parts: dict[str, list[torch.Tensor]] = {}
+        for number, source in enumerate(SOURCES):
+            new = sorted(set(shard_path(0, source).parent.glob("*.safetensors")) - self.read)[:most]
+            for path in new:
+                for name, rows in self.columns(path, number).items():
+                    parts.setdefault(name, []).append(rows)
+            self.read.update(new)
+        if not self.content and not parts:
             raise FileNotFoundError(f"no {shard_path(0)}: run python -m tools.small_world.memories first")
-        if self.shards > before:
-            for name, rows in self.parts.items():
-                self.content[name] = torch.cat([self.content[name], *rows] if name in self.content else rows)
-            self.parts = {}
-            lengths = (self.content["sample_memory"] >= 0).sum(1)
-            pair = self.content["pair"][self.content["sample_clip"]]
-            self.rows = {
-                (kind, length, two): torch.nonzero(
-                    (self.content["sample_kind"] == index) & (lengths == length) & (pair == two)
-                )[:, 0]
-                for index, kind in enumerate(SAMPLE_KINDS)
-                for length in range(1, MAX_MEMORY + 1)
-                for two in (False, True)
-            }
+        if not parts:
+            return
+        for name, rows in parts.items():
+            self.content[name] = torch.cat([self.content[name], *rows] if name in self.content else rows)
+        lengths = (self.content["sample_memory"] >= 0).sum(1)
+        pair = self.content["pair"][self.content["sample_clip"]]
+        self.rows = {
+            (source, kind, length, two): torch.nonzero(
+                (self.content["sample_source"] == number)
+                & (self.content["sample_kind"] == index)
+                & (lengths == length)
+                & (pair == two)
+            )[:, 0]
+            for number, source in enumerate(SOURCES)
+            for index, kind in enumerate(SAMPLE_KINDS)
+            for length in range(1, MAX_MEMORY + 1)
+            for two in (False, True)
+        }
+
+    def columns(self, path: Path, source: int) -> dict[str, torch.Tensor]:
+        """What is in a shard, with clips and pictures numbered after those that are there."""
+        content, captions = read_shard(path)
+        memory, clip = content["sample_memory"], content["sample_clip"]
+        seen = torch.from_numpy(kinds_in(captions)).to(DEVICE)
+        remembered = content["shows"][memory] & (memory >= 0)[..., None]
+        content |= {"seen": seen, "sample_remembered": remembered, "tokens": self.tokens(captions)}
+        content["sample_knows"] = (remembered.any(1) | ~seen[clip]).all(1)
+        content["sample_memory"] = torch.where(memory < 0, memory, memory + self.pictures)
+        content["sample_clip"] = clip + self.clips
+        content["sample_source"] = torch.full_like(clip, source)
+        content["pair"] = torch.tensor([" beside " in caption for caption in captions])
+        self.clips, self.pictures = self.clips + len(captions), self.pictures + len(content["pictures"])
+        return content
 
     def batch(self, shares: dict[str, float], length: int, size: int) -> dict[str, torch.Tensor]:
         """Samples with memories of `length` keyframes: "clip" [B, 16, 5, 8, 12] to learn, "memory"
         [B, 16, length, 8, 12], "mask" [B, 4, 5, 8, 12] and "video" of what is known of the clip, "cells", "tokens",
-        and "knows", whether everybody in the clip is in the memory."""
+        "knows", whether everybody who is in the clip is in the memory, and "shows" [B, length], which keyframes show
+        one of them, drawn."""
         drawn = torch.multinomial(torch.tensor(list(shares.values())), size, replacement=True)
         counts = drawn.bincount(minlength=len(shares)).tolist()
-        parts = [self.of_kind(kind, length, number) for kind, number in zip(shares, counts, strict=True)]
+        parts = [self.of_kind(kind, length, number) for kind, number in zip(shares, counts, strict=True) if number]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def of_kind(self, kind: str, length: int, size: int) -> dict[str, torch.Tensor]:
         """A `batch` of one kind of sample. ValueError where there is none of that length."""
-        pools = torch.rand(size) < PAIRS
-        rows = torch.empty(size, dtype=torch.long)
+        pairs, rows = torch.rand(size) < PAIRS, torch.empty(size, dtype=torch.long)
         for two in (False, True):
-            own, wanted = self.rows[kind, length, two], pools == two
-            if not len(own):
-                raise ValueError(f"no {kind} sample of {length} keyframes in {self.shards} shards: make more of them")
-            rows[wanted] = own[torch.randint(len(own), (int(wanted.sum()),))]
+            pools = {source: self.rows[source, kind, length, two] for source in SOURCES}
+            # Films have no memory of one keyframe that shows two.
+            shares = torch.tensor([SOURCES[source] * bool(len(pool)) for source, pool in pools.items()])
+            if not shares.any():
+                raise ValueError(f"no {kind} sample of {length} keyframes in {self.clips} clips: make more of them")
+            sources = torch.multinomial(shares, size, replacement=True)
+            for number, pool in enumerate(pools.values()):
+                wanted = (pairs == two) & (sources == number)
+                rows[wanted] = pool[torch.randint(max(1, len(pool)), (int(wanted.sum()),))]
         clips, keyframes = self.content["sample_clip"][rows], self.content["sample_memory"][rows, :length]
-        share = torch.where(torch.rand(size, 1) < MADE, torch.rand(size, 1), 0)
-        as_made = (torch.rand(size, length) < share) & (keyframes % PER_CLIP < PER_CLIP // 2)  # none that has drifted
-        memory = torch.where(
-            as_made[..., None, None, None],
-            self.content["made"][keyframes // PER_CLIP],
-            self.content["keyframes"][keyframes // PER_CLIP, keyframes % PER_CLIP],
-        ).transpose(1, 2)
+        memory = self.content["pictures"][keyframes].transpose(1, 2)
         clip, (known, frames) = self.content["clip"][clips], KNOWN[kind]
         video = self.content[known][clips] if known else self.grey.expand_as(clip)
         mask = torch.zeros(size, MASK_CHANNELS, *clip.shape[2:])
         mask[:, :, :frames] = 1
+        one = torch.multinomial(self.content["seen"][clips].float(), 1)[:, None]
         own = {"clip": clip, "memory": memory, "mask": mask, "video": video, "cells": self.content["cells"][clips]}
         return {
             **{name: rows.float() for name, rows in own.items()},
             "tokens": self.content["tokens"][clips],
             "knows": self.content["sample_knows"][rows],
+            "shows": self.content["sample_remembered"][rows, :length].gather(2, one.expand(-1, length, 1))[..., 0],
         }
 
 
@@ -193,14 +206,42 @@ def predicted(
     wan: WanModel, batch: dict[str, torch.Tensor], x: torch.Tensor, sigma: torch.Tensor, text: torch.Tensor
 ) -> torch.Tensor:
     """The velocity of the clips' frames at x; memory frames get noise of their own."""
-    memory, frames = batch["memory"], batch["memory"].shape[2]
+    memory = batch["memory"]
     past = torch.lerp(memory, torch.randn_like(memory), sigma.view(-1, 1, 1, 1, 1))
+    return velocity_of(wan, batch, torch.cat([past, x], 2), sigma, text)[:, :, memory.shape[2] :]
+
+
+def velocity_of(
+    wan: WanModel, batch: dict[str, torch.Tensor], x: torch.Tensor, sigma: torch.Tensor, text: torch.Tensor
+) -> torch.Tensor:
+    """The velocity at x, memory frames first; batch: "memory", "mask" and "video" as in `Memories.batch`."""
+    memory = batch["memory"]
     mask = torch.cat([torch.ones_like(memory[:, :MASK_CHANNELS]), batch["mask"]], 2)
     known = torch.cat([mask, torch.cat([memory, batch["video"]], 2)], 1)
-    with positions_in_the_past(wan, frames), torch.autocast(DEVICE.type, torch.bfloat16):
+    with positions_in_the_past(wan, memory.shape[2]), torch.autocast(DEVICE.type, torch.bfloat16):
         options = {"optimized_attention_override": fused if DEVICE.type == "cuda" else products}
-        inputs = torch.cat([torch.cat([past, x], 2), known], 1)
-        return wan(inputs, 1000 * sigma, text, transformer_options=options)[:, :, frames:].float()
+        return wan(torch.cat([x, known], 1), 1000 * sigma, text, transformer_options=options).float()
+
+
+def without_one(
+    wan: WanModel, batch: dict[str, torch.Tensor], x: torch.Tensor, sigma: torch.Tensor, text: torch.Tensor
+) -> torch.Tensor:
+    """`predicted` without the keyframes that show one of those in the clip, where all are known; zero elsewhere.
+
+    In place of such a keyframe there is another one of the same memory; none, where all show them.
+    """
+    shows, velocity = batch["shows"], torch.zeros_like(x)
+    for alone, frames in ((False, shows.shape[1]), (True, 0)):
+        rows = torch.nonzero(batch["knows"] & (shows.all(1) == alone))[:, 0]
+        if not len(rows):
+            continue
+        others_first = shows[rows].byte().argsort(dim=1, stable=True)
+        others = (~shows[rows]).sum(1, keepdim=True)
+        keyframes = others_first.gather(1, torch.arange(frames) % others).sort(1).values
+        part = {name: batch[name][rows] for name in ("mask", "video")}
+        part["memory"] = batch["memory"].transpose(1, 2)[rows[:, None], keyframes].transpose(1, 2)
+        velocity[rows] = predicted(wan, part, x[rows], sigma[rows], text[rows])
+    return velocity
 
 
 def loss_of(
@@ -209,9 +250,10 @@ def loss_of(
     """Train LoRA's, the squared error of the denoised clip, that is sigma^2 of the velocity's, but weighted by
     importance.
 
-    With `first`, a model that knows how shots look without memory, what is learned is guided: where memory shows who
-    is in the clip, the target goes on by GUIDANCE of the way from the velocity of `first`, without memory, to the one
-    that `wan` predicts with it (as model guidance does, arXiv 2502.12154). In the end that is LEARNED_GUIDANCE.
+    With `first`, a model that can make shots from memory, what is learned is guided: where memory shows everybody who
+    is in the clip, the target goes on by GUIDANCE of the way from the velocity of `first`, with a memory that lacks
+    one of them, to the one that `wan` predicts with all of it. In the end that is LEARNED_GUIDANCE. (As model guidance
+    does, arXiv 2502.12154; but away from somebody else's looks: without one of a pair, the other one comes twice.)
     """
     clip = batch["clip"]
     # In random order: samples of a kind stand together.
@@ -222,7 +264,7 @@ def loss_of(
     velocity = predicted(wan, batch, x, sigma, text)
     if first is not None:
         with torch.no_grad():
-            without = predicted(first, {**batch, "memory": batch["memory"][:, :, :0]}, x, sigma, text)
+            without = without_one(first, batch, x, sigma, text)
             knows = batch["knows"].view(-1, 1, 1, 1, 1)
             target = target + GUIDANCE * knows * (velocity - without)
     importance = torch.tensor([1.0, CHARACTERS, ACCESSORIES])[batch["cells"].long()][:, None]
@@ -234,6 +276,8 @@ def model_with(lora: dict[str, torch.Tensor]) -> tuple[WanModel, dict[str, LoraL
     wan = new_transformer(2 * LATENT_CHANNELS + MASK_CHANNELS)
     wan.load_state_dict(load_finished("i2v"))
     layers = add_lora(wan, lora)
+    # With gradients and without, for short and long memories, as the first block and a later one: a dozen variants.
+    torch._dynamo.config.recompile_limit = 64
     for block in wan.blocks:
         block.compile(dynamic=True)
     return wan, layers
@@ -260,6 +304,7 @@ def train_loop(
     parameters = [weight for layer in layers.values() for weight in layer.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.0)
     log, finished = LOGS / f"loop_{kind}.jsonl", CHECKPOINTS / f"lora_{kind}.safetensors"
+    unfinished = finished.with_suffix(".unfinished")
     for folder in (LOGS, CHECKPOINTS):
         folder.mkdir(parents=True, exist_ok=True)
     if process == 0:
@@ -295,7 +340,8 @@ def train_loop(
             row["loss"] = round(parts * float(torch.stack(losses).mean()), 5)
             with log.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
-            save_file(file_of(layers), finished)
+            save_file(file_of(layers), unfinished)
+            os.replace(unfinished, finished)  # films may be made with it meanwhile
         if share >= 1:
             break
         losses = []

@@ -7,7 +7,7 @@ clean ones. Frames are uint8 [N, 64, 96, 3], RGB.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import permutations, product
 
 import cv2
 import numpy as np
@@ -80,6 +80,19 @@ def measure_characters(frames: np.ndarray, count: int) -> list[Seen]:
         boxes = {i: found[index] for i, found in enumerate(bodies) if len(found) == present}
         seen.append(_measure_one(large, classes, boxes))
     return seen
+
+
+def who_is_who(shot: Shot, frames: np.ndarray) -> dict[Character, Seen | None]:
+    """Each character of a shot as it is seen in its frames, told apart by kind; None for one who is not there."""
+    found = measure_characters(frames, len(shot.characters))
+    candidates = found + [None] * (len(shot.characters) - len(found))
+
+    def right_kinds(order: tuple) -> int:
+        return sum(
+            seen is not None and seen.looks.kind == who.kind for who, seen in zip(shot.characters, order, strict=True)
+        )
+
+    return dict(zip(shot.characters, max(permutations(candidates), key=right_kinds), strict=True))
 
 
 def measure_place(frames: np.ndarray) -> SeenPlace:

@@ -3,8 +3,8 @@
 The clips are shots like those of `lora.py`, and of ensembles, whose memory shows somebody once among many others; who
 remembers what is drawn by the functions of Training Set. Beside the keyframes of every clip there are those of a
 *drifted* one, whose characters have other looks: what a film that went wrong has in its memory. In some samples later
-keyframes are drifted, and the shot to learn still has the looks that came first. And there is the first frame of every
-clip as the text-to-video model makes it, since the keyframes of a film are such: the clip with noise on it, denoised.
+keyframes are drifted, and the shot to learn still has the looks that came first. `films.py` has memories of films that
+models made.
 """
 
 import argparse
@@ -23,12 +23,10 @@ from storymem_core.training import EmbeddedClip, Sample, compose_samples
 
 from . import dataset
 from .autoencoder import encode, load_autoencoder, to_video
-from .host import DEVICE, Wan21, WanModel
+from .host import DEVICE, Wan21
 from .lora import FIRST_ENCOUNTERS, FIRST_SCENE, FIRST_STORY, MAX_MEMORY
 from .render import body_box, cells_of_characters, draw, render
-from .run import ahead, load_finished
-from .text import TextEncoder
-from .transformer import LATENT_CHANNELS, load_text_encoder, new_transformer
+from .run import ahead
 from .world import (
     ACCESSORIES,
     BODY_COLOURS,
@@ -76,7 +74,6 @@ SAMPLE_KINDS = tuple(SHARES)
 KEYFRAMES = tuple(range(0, FRAMES, 4))  # the frames of a clip that may be remembered: one for each latent frame
 PER_CLIP = 2 * len(KEYFRAMES)  # with the drifted ones
 DRIFTING = 0.5  # share of the samples whose memory may have drifted
-MADE_FROM = (0.55, 0.9)  # noise levels
 LOOKS = {"body": tuple(BODY_COLOURS), "pattern": PATTERNS, "accessory": ACCESSORIES}
 
 
@@ -183,61 +180,61 @@ def numbered(rng: np.random.Generator, sample: Sample, shots: Sequence[Shot]) ->
 
 
 @torch.no_grad()
-def made(t2v: WanModel, clips: torch.Tensor, text: torch.Tensor, steps: int = 6) -> torch.Tensor:
-    """First frames of the clips as the text-to-video model makes them, [N, 16, 8, 12]: Euler steps from the clip with
-    noise. The first latent frame of a clip is the latent of its first frame alone."""
-    low, high = MADE_FROM
-    level = torch.empty(len(clips), 1, 1, 1, 1).uniform_(low, high)
-    x = torch.lerp(clips, torch.randn_like(clips), level)
-    for step in range(steps):
-        sigma = level * (1 - step / steps)
-        with torch.autocast(DEVICE.type, torch.bfloat16):
-            velocity = t2v(x, 1000 * sigma.flatten(), text).float()
-        x = x - level / steps * velocity
-    return x[:, :, 0]
+def encode_pictures(vae, pictures: np.ndarray) -> torch.Tensor:
+    """Normalised latents, float16 [N, 16, 8, 12], of single frames, uint8 [N, 64, 96, 3]."""
+    parts = [encode(vae, to_video(pictures[i : i + 250, None])) for i in range(0, len(pictures), 250)]
+    return torch.cat([Wan21().process_in(part).half().cpu() for part in parts]).squeeze(2)
 
 
-@torch.no_grad()
-def encode_shard(vae, drawn: Drawn) -> dict[str, torch.Tensor]:
-    """Latents as in a shard of `dataset.py`, and "keyframes" [N, PER_CLIP, 16, 8, 12], the drifted ones last."""
-    pictures = np.concatenate([drawn.frames[:, list(KEYFRAMES)], drawn.drifted], 1).reshape(-1, 1, HEIGHT, WIDTH, 3)
-    parts = [encode(vae, to_video(pictures[i : i + 250])) for i in range(0, len(pictures), 250)]
-    keyframes = torch.cat([Wan21().process_in(part).half().cpu() for part in parts]).squeeze(2)
-    return dataset.encode_shard(vae, drawn.frames) | {"keyframes": keyframes.unflatten(0, (-1, PER_CLIP))}
+def kinds_in(captions: Sequence[str]) -> np.ndarray:
+    """Who is named in each, of KINDS, bool [N, 4]."""
+    return np.array([[kind in caption for kind in KINDS] for caption in captions])
 
 
-def shard_path(index: int) -> Path:
-    """Beside the clips of the same encoder and world. Another text-to-video model makes others: delete them then."""
-    return dataset.shards_folder() / "memories" / f"{index:05d}.safetensors"
+def shard_path(index: int, source: str = "memories") -> Path:
+    """Beside the clips of the same encoder and world. source: "memories", or "films" for those of `films.py`."""
+    return dataset.shards_folder() / source / f"{index:05d}.safetensors"
 
 
-def write_shard(vae, text: TextEncoder, t2v: WanModel, index: int, drawn: Drawn) -> None:
-    """The shard's file; it appears complete or not at all."""
-    samples = {name: torch.from_numpy(getattr(drawn, name)).cpu() for name in ("kind", "clip", "memory")}
-    captions = torch.from_numpy(np.frombuffer("\n".join(drawn.captions).encode(), np.uint8).copy())
-    content = encode_shard(vae, drawn)
-    torch.manual_seed(index)
-    content["made"] = made(t2v, content["clip"].float().to(DEVICE), text(drawn.captions)).half().cpu()
-    content |= {"cells": torch.from_numpy(drawn.cells), "captions": captions}
-    content |= {f"sample_{name}": rows for name, rows in samples.items()}
-    shard_path(index).parent.mkdir(parents=True, exist_ok=True)
-    unfinished = shard_path(index).with_suffix(".unfinished")
+def write_shard(vae, path: Path, clips: np.ndarray, pictures: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+    """The shard's file; it appears complete or not at all.
+
+    clips: uint8 [N, 17, 64, 96, 3], to learn; pictures: uint8 [P, 64, 96, 3], to remember.
+    columns: "cells" and "captions" of the clips; "shows" (`kinds_in`) of the pictures; "sample_kind", "sample_clip" and
+    "sample_memory" (numbers of pictures, then -1).
+    """
+    content = dataset.encode_shard(vae, clips) | {"pictures": encode_pictures(vae, pictures)}
+    captions = np.frombuffer("\n".join(columns["captions"]).encode(), np.uint8)
+    content |= {name: torch.from_numpy(rows).cpu() for name, rows in {**columns, "captions": captions.copy()}.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
     save_file({name: rows.contiguous() for name, rows in content.items()}, unfinished)
-    os.replace(unfinished, shard_path(index))
+    os.replace(unfinished, path)
 
 
-def read_shard(index: int) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """What is in the shard's file, on DEVICE, and its captions."""
-    content = load_file(shard_path(index), str(DEVICE))
+def columns_of(drawn: Drawn) -> dict[str, np.ndarray]:
+    """The columns of `write_shard`."""
+    shows = kinds_in(drawn.captions).repeat(PER_CLIP, 0)
+    samples = {f"sample_{name}": getattr(drawn, name) for name in ("kind", "clip", "memory")}
+    return {"cells": drawn.cells, "captions": drawn.captions, "shows": shows, **samples}
+
+
+def pictures_of(drawn: Drawn) -> np.ndarray:
+    """What may be remembered, uint8 [N * PER_CLIP, 64, 96, 3]: of each clip its keyframes, the drifted ones last."""
+    return np.concatenate([drawn.frames[:, list(KEYFRAMES)], drawn.drifted], 1).reshape(-1, HEIGHT, WIDTH, 3)
+
+
+def read_shard(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """What is in a shard's file, on DEVICE, and its captions."""
+    content = load_file(path, str(DEVICE))
     return content, content.pop("captions").cpu().numpy().tobytes().decode().split("\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tools.small_world.memories", description=__doc__)
     parser.add_argument("--shards", type=int, default=400, help="of about 240 clips each")
-    vae, text, t2v = load_autoencoder(), load_text_encoder(), new_transformer(LATENT_CHANNELS)
-    t2v.load_state_dict(load_finished("t2v"))
+    vae = load_autoencoder()
     shards = range(parser.parse_args().shards)
     missing = [index for index in shards if not shard_path(index).exists()]
     for index, drawn in zip(tqdm(missing, desc="shards"), ahead(draw_shard, missing), strict=True):
-        write_shard(vae, text, t2v, index, drawn)
+        write_shard(vae, shard_path(index), drawn.frames, pictures_of(drawn), columns_of(drawn))

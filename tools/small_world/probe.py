@@ -29,7 +29,7 @@ from .world import random_story
 FIRST_STORY = 61_000_000  # neither trained on nor evaluated
 MOST = 10  # keyframes of a memory
 MEMORIES = ("none", "sliding_window", "same_labels")
-LEARNED_GUIDANCE = 2.0  # the `memory_guidance` that lora_loop.py teaches
+LEARNED_GUIDANCE = 3.0  # the `memory_guidance` that lora_loop.py teaches
 
 
 def load_models(folder: Path) -> tuple[WanVAE, TextEncoder, torch.Tensor]:

@@ -4,6 +4,7 @@ Plain Euler steps on the model being trained (its averaged weights), one clip a 
 """
 
 import argparse
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,6 +46,24 @@ def euler(
         level = torch.full((len(x),), 1000 * now)
         without = wan(inputs, level, nothing)
         x = x + (then - now) * (without + cfg * (wan(inputs, level, words) - without))
+    return x
+
+
+@torch.no_grad()
+def ancestral(
+    velocity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, steps: int = 20, shift: float = 3.0
+) -> torch.Tensor:
+    """From noise x to latents as the host's `euler_ancestral` goes, with the scheduler "simple".
+
+    velocity: of x and sigma [B]. In each step what is left of the noise is partly drawn anew: the part that is kept is
+    as large as after an Euler step to the level sigma_next^2 / sigma, and noise up to sigma_next.
+    """
+    even = torch.linspace(1, 0, steps + 1)
+    for now, then in pairwise((shift * even / (1 + (shift - 1) * even)).tolist()):
+        v = velocity(x, torch.full((len(x),), now))
+        clip, noise = x - now * v, x + (1 - now) * v
+        kept = (1 - then) * then / (now - then**2)
+        x = (1 - then) * clip + then * (kept * noise + (1 - kept**2) ** 0.5 * torch.randn_like(noise))
     return x
 
 
