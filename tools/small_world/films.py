@@ -1,9 +1,10 @@
 """Films that models made, as memory for `lora_loop.py`: `python -m tools.small_world.films LORA`.
 
 True pictures teach a LoRA little of what it will remember: pictures that models made, with their mistakes. So here are
-films of its own, shot by shot from the memory that `StoryMemSaveShot` would store. What to learn is what the next shots
-should look like: rendered, with everybody's and every place's looks measured where the film first shows them. (Learning
-from one's own mistakes, labelled with what would have been right, is dataset aggregation, arXiv 1011.0686.)
+films of its own, shot by shot from memory, stored as the nodes store it (without their look at sharpness). What to
+learn is what the next shots should look like: rendered, with everybody's and every place's looks measured where the
+film first shows them. (Learning from one's own mistakes, labelled with what would have been right, is dataset
+aggregation, arXiv 1011.0686.)
 """
 
 import argparse
