@@ -23,7 +23,7 @@ FOLDER = "stories"
 SIZE = {"width": WIDTH, "height": HEIGHT}
 LENGTH = FRAMES
 # The LoRAs have seen no memory without a caption, so guidance by an empty one would lead away from memory. Steps that
-# add noise again mend what small models leave between two looks; of such samplers this one keeps first shots steadiest.
+# add noise again mend what small models leave between two looks; of such samplers this one keeps first shots steadier.
 SAMPLING = {"steps": 15, "cfg": 1.0, "sampler_name": "seeds_2", "scheduler": "simple"}
 SHIFT = 3.0  # as the small world's models were trained
 # Every frame is kept without loss: at this size, video compression alters colours and small parts.

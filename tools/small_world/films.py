@@ -217,7 +217,7 @@ def load_studio(lora: Path) -> Studio:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tools.small_world.films", description=__doc__)
     parser.add_argument("lora", type=Path, help="read again for every shard, so that it may be one in training")
-    parser.add_argument("--first", type=int, default=0, help="number of the first shard")
+    parser.add_argument("--first", type=int, default=0, help="number of the first shard; several can run side by side")
     parser.add_argument("--shards", type=int, default=200, help="of 32 films each")
     arguments = parser.parse_args()
     shards = range(arguments.first, arguments.first + arguments.shards)

@@ -1,4 +1,4 @@
-"""python -m tools.small_world.lora_loop: the memory LoRAs on a GPU, with samples of `memories.py`.
+"""python -m tools.small_world.lora_loop: the memory LoRAs on a GPU, samples of `memories.py`, `films.py`.
 
 The samples are laid out as Training Set's, the loss is Train LoRA's, with more weight on characters and on what they
 wear and hold, and with a target that is guided (`loss_of`); but Train LoRA takes a third of a second for a step of 256
