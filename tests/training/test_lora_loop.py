@@ -83,6 +83,25 @@ def test_a_drifted_clip_shows_the_same_people_with_other_looks(drawn):
             assert before != after and after.body != after.pattern_colour
 
 
+@torch.no_grad()
+def test_most_clips_are_remembered_as_films_show_them(drawn):
+    """As the host's own autoencoder, frame after frame, gives them back; the others as they were drawn."""
+    vae, _, _ = probe.load_models(WEIGHTS)
+    pictures = memories.pictures_of(vae, drawn, 3).reshape(len(drawn.frames), PER_CLIP, *drawn.frames.shape[2:])
+    as_drawn = np.concatenate([drawn.frames[:, list(KEYFRAMES)], drawn.drifted], 1)
+    kept = (pictures == as_drawn).all((1, 2, 3, 4))
+    assert 0.5 < 1 - kept.mean() < 0.9
+
+    def host(clip: np.ndarray) -> np.ndarray:
+        video = torch.from_numpy(clip)[None].movedim(-1, 1).float() / 127.5 - 1
+        return ((vae.decode(vae.encode(video)).clamp(-1, 1)[0].movedim(0, -1) + 1) * 127.5).numpy()
+
+    for clip in np.flatnonzero(~kept)[:3]:
+        expected = [*host(drawn.frames[clip])[list(KEYFRAMES)], *(host(one[None])[0] for one in drawn.drifted[clip])]
+        assert np.abs(pictures[clip] - np.stack(expected)).max() < 1
+        assert np.abs(np.stack(expected) - as_drawn[clip]).max() > 20
+
+
 def test_weight_is_where_hats_and_balloons_are(drawn):
     """What a hat or balloon changes in a frame lies in cells of accessories."""
     checked = 0
@@ -313,7 +332,8 @@ def test_training_changes_the_lora_alone(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(lora_loop, "load_autoencoder", lambda: vae)
     monkeypatch.setattr(lora_loop, "load_finished", lambda name: trained(WEIGHTS, name))
     path = memories.shard_path(0)
-    memories.write_shard(vae, path, drawn.frames, memories.pictures_of(drawn), memories.columns_of(drawn))
+    monkeypatch.setattr(memories, "GIVEN_BACK", 0.0)
+    memories.write_shard(vae, path, drawn.frames, memories.pictures_of(vae, drawn, 0), memories.columns_of(drawn))
     content = load_file(path)
     first = content["clip"][:, :, 0].float()
     keyframes = content["pictures"].float().unflatten(0, (-1, PER_CLIP))

@@ -3,8 +3,9 @@
 The clips are shots like those of `lora.py`, and of ensembles, whose memory shows somebody once among many others; who
 remembers what is drawn by the functions of Training Set. Beside the keyframes of every clip there are those of a
 *drifted* one, whose characters have other looks: what a film that went wrong has in its memory. In some samples later
-keyframes are drifted, and the shot to learn still has the looks that came first. `films.py` has memories of films that
-models made.
+keyframes are drifted, and the shot to learn still has the looks that came first. Most clips are remembered as the
+autoencoder gives them back, since that is what a film's keyframes are. `films.py` has memories of films that models
+made.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from .host import DEVICE, Wan21
 from .lora import FIRST_ENCOUNTERS, FIRST_SCENE, FIRST_STORY, MAX_MEMORY
 from .render import body_box, cells_of_characters, draw, render
 from .run import ahead
+from .sample import to_frames
 from .world import (
     ACCESSORIES,
     BODY_COLOURS,
@@ -73,6 +75,7 @@ SHARES = {"m2v": 0.76, "mi2v": 0.12, "mm2v": 0.12}
 SAMPLE_KINDS = tuple(SHARES)
 KEYFRAMES = tuple(range(0, FRAMES, 4))  # the frames of a clip that may be remembered: one for each latent frame
 PER_CLIP = 2 * len(KEYFRAMES)  # with the drifted ones
+GIVEN_BACK = 0.7  # share of the clips that are remembered as the autoencoder gives them back, like all a film shows
 DRIFTING = 0.5  # share of the samples whose memory may have drifted
 LOOKS = {"body": tuple(BODY_COLOURS), "pattern": PATTERNS, "accessory": ACCESSORIES}
 
@@ -219,9 +222,23 @@ def columns_of(drawn: Drawn) -> dict[str, np.ndarray]:
     return {"cells": drawn.cells, "captions": drawn.captions, "shows": shows, **samples}
 
 
-def pictures_of(drawn: Drawn) -> np.ndarray:
-    """What may be remembered, uint8 [N * PER_CLIP, 64, 96, 3]: of each clip its keyframes, the drifted ones last."""
-    return np.concatenate([drawn.frames[:, list(KEYFRAMES)], drawn.drifted], 1).reshape(-1, HEIGHT, WIDTH, 3)
+@torch.no_grad()
+def given_back(vae, clips: np.ndarray) -> np.ndarray:
+    """Clips, uint8 [N, 1 + 4n, 64, 96, 3], encoded and decoded."""
+    parts = [clips[i : i + dataset.ENCODED_AT_ONCE] for i in range(0, len(clips), dataset.ENCODED_AT_ONCE)]
+    return np.concatenate([to_frames(vae, Wan21().process_in(encode(vae, to_video(part)))) for part in parts])
+
+
+def pictures_of(vae, drawn: Drawn, seed: int) -> np.ndarray:
+    """What may be remembered, uint8 [N * PER_CLIP, 64, 96, 3]: of each clip its keyframes, the drifted ones last; of
+    GIVEN_BACK of the clips, drawn, as the autoencoder gives them back."""
+    own, drifted = drawn.frames[:, list(KEYFRAMES)], drawn.drifted.copy()
+    rows = np.flatnonzero(np.random.default_rng([seed, 8]).random(len(own)) < GIVEN_BACK)
+    if len(rows):
+        own[rows] = given_back(vae, drawn.frames[rows])[:, list(KEYFRAMES)]
+        pictures = drifted[rows].reshape(-1, 1, HEIGHT, WIDTH, 3)
+        drifted[rows] = given_back(vae, pictures).reshape(len(rows), *drifted.shape[1:])
+    return np.concatenate([own, drifted], 1).reshape(-1, HEIGHT, WIDTH, 3)
 
 
 def read_shard(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -237,4 +254,4 @@ if __name__ == "__main__":
     shards = range(parser.parse_args().shards)
     missing = [index for index in shards if not shard_path(index).exists()]
     for index, drawn in zip(tqdm(missing, desc="shards"), ahead(draw_shard, missing), strict=True):
-        write_shard(vae, shard_path(index), drawn.frames, pictures_of(drawn), columns_of(drawn))
+        write_shard(vae, shard_path(index), drawn.frames, pictures_of(vae, drawn, index), columns_of(drawn))
