@@ -285,7 +285,7 @@ def test_the_loss_is_of_the_video_alone(client, folder, reference, kind, shift, 
     video, everything = video_error(clean, denoised).item(), (denoised - clean).square().mean().item()
     assert loss == pytest.approx(video, rel=1e-4)
     if kind != "no_memory":
-        assert abs(everything / video - 1) > 1e-2  # the two can be told apart
+        assert abs(everything / video - 1) > 1e-3  # ten times as far apart as the line above allows
 
 
 def test_a_batch_trains_each_sample_with_its_own_conditioning(client, server, folder, reference):
