@@ -1,10 +1,9 @@
 """Films that models made, as memory for `lora_loop.py`: `python -m tools.small_world.films LORA`.
 
 True pictures teach a LoRA little of what it will remember: pictures that models made, with their mistakes. So here are
-films of its own, shot by shot from memory, stored as the nodes store it (without their look at sharpness). What to
-learn is what the next shots should look like: rendered, with everybody's and every place's looks measured where the
-film first shows them. (Learning from one's own mistakes, labelled with what would have been right, is dataset
-aggregation, arXiv 1011.0686.)
+films of its own, shot by shot from memory, sampled and stored as in the evaluation. What to learn is what the next
+shots should look like: rendered, with everybody's and every place's looks measured where the film first shows them.
+(Learning from one's own mistakes, labelled with what would have been right, is dataset aggregation, arXiv 1011.0686.)
 """
 
 import argparse
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from storymem_core.bank import Keyframe, MemoryBank, read_labels
 from storymem_core.embedders import ColorLayout
 from storymem_core.keyframes import select_keyframes
+from storymem_core.quality import QUALITY, QUALITY_THRESHOLD
 
 from .autoencoder import load_autoencoder
 from .dataset import grey_latent
@@ -40,7 +40,7 @@ from .memories import (
 from .probe import with_lora
 from .render import draw, render
 from .run import load_finished
-from .sample import ancestral, to_frames
+from .sample import seeds_2, to_frames
 from .text import TextEncoder
 from .transformer import LATENT_CHANNELS, MASK_CHANNELS, load_text_encoder, new_transformer
 from .world import FRAMES, TOKEN, WIDTH, Character, Place, Shot, motion, random_shot, random_story
@@ -67,10 +67,17 @@ class Film:
         shot = self.shots[len(self.recalled)]
         embeddings, shown = ColorLayout()(frames), self.bank.repeated_by(read_labels(shot.labels))
         known = np.stack([keyframe.embedding for keyframe in shown]) if shown else None
-        chosen = select_keyframes(embeddings, known=known).indices
+        sharpness = QUALITY["sharpness"]
+        selection = select_keyframes(
+            embeddings,
+            lambda frame: sharpness(frames[frame]),
+            quality_threshold=QUALITY_THRESHOLD["sharpness"],
+            known=known,
+        )
         number = len(self.recalled) + 1
         bank = self.bank.add_shot(
-            Keyframe(frames[i], number, i, embeddings[i], ColorLayout.name, label=shot.labels) for i in chosen
+            Keyframe(frames[i], number, i, embeddings[i], ColorLayout.name, label=shot.labels)
+            for i in selection.indices
         )
         looks = dict(self.looks)
         if any(who not in looks for who in shot.characters):
@@ -158,12 +165,12 @@ class Studio:
                 with torch.autocast(DEVICE.type, torch.bfloat16):
                     return self.t2v(x, 1000 * sigma, words).float()
 
-            return ancestral(from_text, noise)
+            return seeds_2(from_text, noise)
         memory = encode_pictures(self.vae, pictures).float().to(DEVICE).unflatten(0, (count, -1)).transpose(1, 2)
         batch = {"memory": memory, "video": self.grey.expand_as(noise)}
         batch["mask"] = torch.zeros(count, MASK_CHANNELS, *self.grey.shape[1:])
         x = torch.cat([torch.randn_like(memory), noise], 2)
-        clips = ancestral(lambda x, sigma: velocity_of(self.wan, batch, x, sigma, words), x)
+        clips = seeds_2(lambda x, sigma: velocity_of(self.wan, batch, x, sigma, words), x)
         return clips[:, :, memory.shape[2] :]
 
     def made(self, stories: Sequence[tuple[Shot, ...]]) -> list[Film]:

@@ -14,8 +14,11 @@ from comfy.cli_args import args
 
 args.cpu = not torch.cuda.is_available()
 
+import comfy.k_diffusion.sampling
 import comfy.model_management
+import comfy.model_sampling
 import comfy.ops
+import comfy.samplers
 from comfy.latent_formats import Wan21
 from comfy.ldm.wan.model import WanModel
 from comfy.ldm.wan.vae import Resample, RMS_norm, WanVAE

@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from .autoencoder import decode, encode, load_autoencoder, to_video
 from .dataset import grey_latent
-from .host import DEVICE, Wan21, WanModel
+from .host import DEVICE, Wan21, WanModel, comfy
 from .render import render
 from .run import CHECKPOINTS
 from .text import TextEncoder
@@ -49,22 +50,28 @@ def euler(
     return x
 
 
-@torch.no_grad()
-def ancestral(
-    velocity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, steps: int = 20, shift: float = 3.0
-) -> torch.Tensor:
-    """From noise x to latents as the host's `euler_ancestral` goes, with the scheduler "simple".
+class Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+    """Noise levels of a Wan model, as the host's samplers ask for them."""
 
-    velocity: of x and sigma [B]. In each step what is left of the noise is partly drawn anew: the part that is kept is
-    as large as after an Euler step to the level sigma_next^2 / sigma, and noise up to sigma_next.
+
+@torch.no_grad()
+def seeds_2(
+    velocity: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, steps: int = 15, shift: float = 3.0
+) -> torch.Tensor:
+    """From noise x to latents by the host's sampler of that name and its scheduler "simple".
+
+    velocity: of x and sigma [B].
     """
-    even = torch.linspace(1, 0, steps + 1)
-    for now, then in pairwise((shift * even / (1 + (shift - 1) * even)).tolist()):
-        v = velocity(x, torch.full((len(x),), now))
-        clip, noise = x - now * v, x + (1 - now) * v
-        kept = (1 - then) * then / (now - then**2)
-        x = (1 - then) * clip + then * (kept * noise + (1 - kept**2) ** 0.5 * torch.randn_like(noise))
-    return x
+    flow = Flow()
+    flow.set_parameters(shift=shift, multiplier=1000)
+
+    def denoised(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return x - sigma.view(-1, *[1] * (x.dim() - 1)) * velocity(x, sigma)
+
+    # The way by which the host's samplers find a model's noise levels.
+    denoised.inner_model = SimpleNamespace(model_patcher=SimpleNamespace(get_model_object=lambda _: flow))
+    sigmas = comfy.samplers.simple_scheduler(flow, steps).to(x)
+    return comfy.k_diffusion.sampling.sample_seeds_2(denoised, x, sigmas, disable=True)
 
 
 def load_training(name: str) -> tuple[WanModel, TextEncoder, int]:
