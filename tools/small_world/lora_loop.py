@@ -39,7 +39,6 @@ LOG_EVERY = 50
 PAIRS = 0.6  # share of the samples whose clip shows two characters
 SOURCES = {"memories": 0.4, "films": 0.6}  # shares of the samples, by who wrote their shards
 CHARACTERS, ACCESSORIES = 3.0, 5.0  # weight in the loss
-FIRST_FRAME = 2.0  # that of a clip's first latent frame: most of what later shots remember is a first frame
 GUIDANCE = 1 - 1 / LEARNED_GUIDANCE  # see loss_of
 LAYER = re.compile(r"diffusion_model\.(blocks\.\d+\..+)\.lora_up\.weight")
 
@@ -269,7 +268,6 @@ def loss_of(
             knows = batch["knows"].view(-1, 1, 1, 1, 1)
             target = target + GUIDANCE * knows * (velocity - without)
     importance = torch.tensor([1.0, CHARACTERS, ACCESSORIES])[batch["cells"].long()][:, None]
-    importance[:, :, 0] *= FIRST_FRAME
     return (importance * (level * (velocity - target)).square()).mean() / importance.mean()
 
 
