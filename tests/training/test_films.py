@@ -117,7 +117,9 @@ def test_the_sampler_draws_from_what_the_velocity_leads_to():
         return (x - middle - share * (x - (1 - level) * middle)) / level
 
     torch.manual_seed(0)
-    found = seeds_2(velocity, torch.randn(4, 20000), steps, shift=3.0)
+    start = torch.randn(4, 20000)
+    found = seeds_2(velocity, start, steps, shift=3.0)
+    assert torch.corrcoef(torch.stack([start.flatten(), found.flatten()]))[0, 1] < 0.5, "no noise was added"
     assert found.mean().item() == pytest.approx(middle, abs=0.01)
     assert found.std().item() == pytest.approx(spread, rel=0.1)
     assert len(visited) == 2 * steps - 1 and all(len(set(levels)) == 1 for levels in visited)
