@@ -9,6 +9,7 @@ from tools.small_world.export import SMALLEST, rounded
 from tools.small_world.run import restored
 from tools.small_world.transformer import trained
 
+I2V, LORA = (WEIGHTS / f"storymem_world_{name}.safetensors" for name in ("i2v", "lora_first_frame"))
 T2V = WEIGHTS / "storymem_world_t2v.safetensors"
 
 
@@ -43,3 +44,25 @@ def test_the_host_reads_the_shipped_model():
         velocity, expected = host(x, time, words), wan(x, time, words)
     assert (velocity - expected).square().mean() < 0.002 * expected.square().mean()
     assert load_file(T2V)["blocks.0.ffn.0.weight"].dtype == torch.int8
+
+
+def test_the_host_adds_a_lora_to_the_shipped_model():
+    """Its velocity is that of restored weights with the LoRA's products, but for rounding of sums and activations."""
+    from comfy.model_management import load_models_gpu
+    from comfy.sd import load_diffusion_model, load_lora_for_models
+
+    patched, _ = load_lora_for_models(load_diffusion_model(str(I2V)), None, load_file(LORA), 1.0, 0.0)
+    load_models_gpu([patched], force_full_load=True)
+    base, merged = (probe.new_transformer(36) for _ in range(2))
+    base.load_state_dict(trained(WEIGHTS, "i2v"))
+    merged.load_state_dict(probe.with_lora(trained(WEIGHTS, "i2v"), LORA))
+    _, text, _ = probe.load_models(WEIGHTS)
+    torch.manual_seed(1)
+    x, time = torch.randn(2, 36, 5, 8, 12), torch.tensor([1000.0, 500.0])
+    words = text(["The robot jumps, town, static.", "The bear waves, forest, pan."])
+    with torch.no_grad():
+        velocity = patched.model.diffusion_model(x, time, words)
+        without, expected = base(x, time, words), merged(x, time, words)
+    assert (velocity - expected).square().mean() < 0.002 * expected.square().mean()
+    assert (without - expected).square().mean() > 0.02 * expected.square().mean(), "the LoRA can be seen"
+    assert load_file(I2V)["blocks.0.ffn.0.weight"].dtype == torch.int8

@@ -1,4 +1,4 @@
-"""python -m tools.small_world.export: writes what is trained as the host's files, float16, T2V's layers int8.
+"""python -m tools.small_world.export: writes what is trained as the host's files, float16, transformers' layers int8.
 
 With --unfinished it writes the averaged weights of the last checkpoints, to go on from on another machine; there
 --take-up makes finished models of such files, for what is trained on top of them.
@@ -28,7 +28,7 @@ TRANSFORMER = {"transformer": {name: CONFIG[name] for name in ("text_dim", "num_
 def rounded(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A model's weights with those of large linear layers int8, a scale for each row beside them, as the host reads it.
 
-    Only for a model that no LoRA is put into: the host would round the sum again.
+    With a LoRA the host rounds the sum again, at random.
     """
     content = dict(weights)
     for key, weight in weights.items():
@@ -46,7 +46,7 @@ def export(name: str, weights: dict[str, torch.Tensor], config: dict[str, object
     path = WEIGHTS / f"storymem_world_{name}.safetensors"
     unfinished = path.with_suffix(".unfinished")
     content = {key: w.half() if w.is_floating_point() else w for key, w in weights.items()}
-    if name == "t2v":
+    if name in ("t2v", "i2v"):
         content = rounded(content)
     save_file({key: w.contiguous() for key, w in content.items()}, unfinished, {"config": json.dumps(config)})
     os.replace(unfinished, path)

@@ -12,7 +12,7 @@ from .run import Schedule, load_finished, save_finished, train, trained
 from .text import WIDTH as TEXT_WIDTH
 from .text import TextEncoder
 
-CONFIG = {"dim": 192, "ffn_dim": 576, "num_heads": 4, "num_layers": 4, "text_dim": TEXT_WIDTH}
+CONFIG = {"dim": 192, "ffn_dim": 576, "num_heads": 4, "num_layers": 6, "text_dim": TEXT_WIDTH}
 LATENT_CHANNELS, MASK_CHANNELS = 16, 4
 BATCH = 256
 AT_ONCE = BATCH if DEVICE.type == "cuda" else 16  # as many as a CPU's caches hold
