@@ -1,5 +1,6 @@
 """Deeper models begin as what they were."""
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -49,3 +50,8 @@ def test_rounded_weights_stay_rounded():
     twice = deeper(load_file(WEIGHTS / "storymem_world_i2v.safetensors"), {0})
     assert twice["blocks.1.ffn.2.weight"].dtype == torch.int8 and not twice["blocks.1.ffn.2.weight"].any()
     assert torch.equal(restored(twice)["blocks.1.ffn.0.weight"], restored(twice)["blocks.0.ffn.0.weight"])
+
+
+def test_a_layer_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no layer 6 to double: layers are 0, 1, 2, 3, 4, 5"):
+        deeper(load_file(LORA), {1, 6})

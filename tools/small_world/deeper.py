@@ -19,7 +19,13 @@ ADDED = re.compile(r"(self_attn\.o|cross_attn\.o|ffn\.2)\.(weight|bias|lora_up\.
 
 
 def deeper(weights: dict[str, torch.Tensor], doubled: Collection[int]) -> dict[str, torch.Tensor]:
-    """The weights of a transformer, or of a LoRA for it, with the layers `doubled`, counted from 0, twice."""
+    """The weights of a transformer, or of a LoRA for it, with the layers `doubled`, counted from 0, twice.
+
+    ValueError where they have no such layer.
+    """
+    layers = {int(found[2]) for key in weights if (found := LAYER.fullmatch(key))}
+    if unknown := set(doubled) - layers:
+        raise ValueError(f"no layer {min(unknown)} to double: layers are {', '.join(map(str, sorted(layers)))}")
     content = {}
     for key, weight in weights.items():
         if not (found := LAYER.fullmatch(key)):
